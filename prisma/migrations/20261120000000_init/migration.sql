@@ -10,7 +10,8 @@ CREATE TYPE attempt_state AS ENUM (
   'finished',    -- the upstream made it: mirror the outputs
   'succeeded', 'failed', 'cancelled',
   'absent',      -- proven never to have started
-  'abandoned'    -- its fate is unknown and the order no longer waits for it
+  'abandoned',   -- its fate is unknown and the order no longer waits for it
+  'late'         -- abandoned, and made after all: recorded, never charged
 );
 CREATE TYPE transfer_kind AS ENUM ('topup', 'adjustment', 'hold', 'capture', 'release', 'suspense');
 CREATE TYPE ledger_account AS ENUM ('available', 'held', 'cash', 'revenue', 'suspense');
@@ -65,19 +66,22 @@ CREATE TABLE orders (
   started_at          timestamptz,
   finished_at         timestamptz,
   deadline_at         timestamptz NOT NULL,
-  -- when a worker should look at it next; null while it waits for a poll, or is over
+  -- when a worker should look at it next; null while it waits for a poll, or is over. A worker that claims it pushes
+  -- wake_at forward (its lease, renewed while it works) and raises the fence, which every write of the engine names.
   wake_at             timestamptz,
-  -- a worker that holds the order; every write of the engine names the fence it claimed
-  lease_until         timestamptz,
   fence               integer NOT NULL DEFAULT 0,
   delivery_failures   integer NOT NULL DEFAULT 0,
   cancel_requested_at timestamptz,
+  -- when callback_url is to be told of the end; null when there is nothing (more) to tell
+  notify_at           timestamptz,
+  notify_failures     integer NOT NULL DEFAULT 0,
   CHECK ((status IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)),
   CHECK ((status = 'failed') = (error_code IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX orders_customer ON orders (customer_id, seq DESC);
 CREATE INDEX orders_customer_status ON orders (customer_id, status, seq DESC);
 CREATE INDEX orders_due ON orders (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX orders_to_notify ON orders (notify_at) WHERE notify_at IS NOT NULL;
 CREATE INDEX orders_finished ON orders (finished_at) WHERE finished_at IS NOT NULL;
 
 CREATE TABLE attempts (
@@ -120,6 +124,32 @@ CREATE INDEX attempts_in_flight ON attempts (provider, account)
   WHERE state IN ('preparing', 'submitting', 'unclear', 'accepted');
 CREATE INDEX attempts_due ON attempts (provider, account, next_poll_at) WHERE next_poll_at IS NOT NULL;
 
+-- Begins an attempt for the worker that holds the order. `max_in_flight` (null: no limit) holds across processes: the
+-- account's advisory lock makes count and insert one step.
+-- Returns begun | lost (the fence moved, or the order is over) | saturated
+CREATE FUNCTION begin_attempt(
+  p_order text, p_fence integer, p_id text, p_provider text, p_account text, p_model text, p_state attempt_state, p_input text,
+  p_key text, p_nonce integer, p_callback bytea, p_cost bigint, p_deadline_ms bigint, max_in_flight integer
+) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+  IF max_in_flight IS NOT NULL THEN
+    PERFORM pg_advisory_xact_lock(hashtextextended(p_provider || '/' || p_account, 0));
+    IF (SELECT count(*) FROM attempts WHERE provider = p_provider AND account = p_account
+        AND state IN ('preparing', 'submitting', 'unclear', 'accepted')) >= max_in_flight THEN
+      RETURN 'saturated';
+    END IF;
+  END IF;
+  PERFORM FROM orders WHERE id = p_order AND fence = p_fence AND status IN ('queued', 'processing') FOR UPDATE;
+  IF NOT FOUND THEN RETURN 'lost'; END IF;
+  INSERT INTO attempts (id, order_id, n, provider, account, upstream_model, state, input, idempotency_key, nonce, callback_hash,
+    expected_cost, deadline_at, submits, submitted_at)
+  SELECT p_id, p_order, coalesce(max(n), 0) + 1, p_provider, p_account, p_model, p_state, p_input, p_key, p_nonce, p_callback,
+    p_cost, now() + p_deadline_ms * interval '1 millisecond',
+    CASE WHEN p_state = 'submitting' THEN 1 ELSE 0 END, CASE WHEN p_state = 'submitting' THEN now() END
+  FROM attempts WHERE order_id = p_order;
+  RETURN 'begun';
+END $$;
+
 CREATE TABLE idempotency_keys (
   scope        text NOT NULL,
   key          text NOT NULL,
@@ -147,6 +177,7 @@ CREATE TABLE outputs (
   UNIQUE (order_id, position)
 );
 CREATE INDEX outputs_expiry ON outputs (expires_at) WHERE purged_at IS NULL;
+CREATE INDEX outputs_name ON outputs (name);
 
 -- ── uploads ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -163,12 +194,15 @@ CREATE TABLE uploads (
   width         integer,
   height        integer,
   error         text,
+  conversions   integer NOT NULL DEFAULT 0,
   created_at    timestamptz NOT NULL DEFAULT now(),
   expires_at    timestamptz NOT NULL,
   purged_at     timestamptz
 );
 CREATE INDEX uploads_expiry ON uploads (expires_at);
-CREATE INDEX uploads_customer ON uploads (customer_id) WHERE purged_at IS NULL;
+CREATE INDEX uploads_customer ON uploads (customer_id) INCLUDE (size) WHERE purged_at IS NULL;
+CREATE INDEX uploads_processing ON uploads (created_at) WHERE status = 'processing' AND purged_at IS NULL;
+CREATE UNIQUE INDEX uploads_name ON uploads (name);
 
 CREATE TABLE order_uploads (
   order_id  text NOT NULL REFERENCES orders (id),
@@ -176,6 +210,61 @@ CREATE TABLE order_uploads (
   PRIMARY KEY (order_id, upload_id)
 );
 CREATE INDEX order_uploads_upload ON order_uploads (upload_id);
+
+-- what an upload that is still arriving may take of its customer's quota
+CREATE TABLE upload_reservations (
+  id          uuid PRIMARY KEY,
+  customer_id text NOT NULL REFERENCES customers (id),
+  bytes       bigint NOT NULL,
+  created_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX upload_reservations_customer ON upload_reservations (customer_id);
+
+-- Reserves before the first byte is written. One customer's reservations take turns, so that racers cannot exceed the
+-- quota together; a reservation of a process that died stops counting after two hours. False: it would exceed the quota.
+CREATE FUNCTION reserve_upload(p_id uuid, p_customer text, p_bytes bigint, p_max_bytes bigint, p_max_count bigint)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+  used_bytes bigint;
+  used_count bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('uploads of ' || p_customer, 0));
+  SELECT coalesce(sum(x.bytes), 0), count(*) INTO used_bytes, used_count FROM (
+    SELECT size AS bytes FROM uploads WHERE customer_id = p_customer AND purged_at IS NULL
+    UNION ALL
+    SELECT bytes FROM upload_reservations WHERE customer_id = p_customer AND created_at > now() - interval '2 hours'
+  ) x;
+  IF used_bytes + p_bytes > p_max_bytes OR used_count >= p_max_count THEN RETURN false; END IF;
+  INSERT INTO upload_reservations (id, customer_id, bytes) VALUES (p_id, p_customer, p_bytes);
+  RETURN true;
+END $$;
+
+-- Marks expired uploads as gone and says which bytes to remove. Two statements: the second sees an order that took its
+-- KEY SHARE lock on an upload and committed before the first got the row's lock. Such an upload stays until the order ends.
+CREATE FUNCTION purge_uploads(p_limit integer) RETURNS TABLE (name text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+  expired uuid[];
+BEGIN
+  SELECT coalesce(array_agg(x.id), '{}') INTO expired FROM (
+    SELECT u.id FROM uploads u
+    WHERE u.expires_at <= now() AND u.purged_at IS NULL AND NOT EXISTS (
+      SELECT FROM order_uploads l JOIN orders o ON o.id = l.order_id
+      WHERE l.upload_id = u.id AND o.status IN ('queued', 'processing'))
+    ORDER BY u.expires_at LIMIT p_limit FOR UPDATE OF u SKIP LOCKED
+  ) x;
+  RETURN QUERY UPDATE uploads u SET purged_at = now()
+    WHERE u.id = ANY (expired) AND NOT EXISTS (
+      SELECT FROM order_uploads l JOIN orders o ON o.id = l.order_id
+      WHERE l.upload_id = u.id AND o.status IN ('queued', 'processing'))
+    RETURNING u.name;
+END $$;
+
+-- keys that all processes share, made by whoever needs one first
+CREATE TABLE secrets (
+  name  text PRIMARY KEY,
+  value bytea NOT NULL
+);
 
 -- what an upstream gave for a file of ours, while it lives there
 CREATE TABLE media_handles (
@@ -371,7 +460,8 @@ BEGIN
       order_id text, fence integer, status order_status, error_code text, error_message text, result text[], expires_at timestamptz)
   ), o AS (
     UPDATE orders SET status = x.status, error_code = x.error_code, error_message = x.error_message,
-      result = coalesce(x.result, '{}'), expires_at = x.expires_at, finished_at = now(), wake_at = NULL, lease_until = NULL
+      result = coalesce(x.result, '{}'), expires_at = x.expires_at, finished_at = now(), wake_at = NULL,
+      notify_at = CASE WHEN callback_url IS NOT NULL THEN now() END
     FROM x WHERE orders.id = x.order_id AND orders.status IN ('queued', 'processing')
       AND (x.fence IS NULL OR x.fence = orders.fence)
     RETURNING orders.id
@@ -441,10 +531,13 @@ CREATE UNLOGGED TABLE upstream_accounts (
   opened_at   timestamptz,
   open_until  timestamptz,
   open_reason text,
+  -- when the last probe was let through while open: only what began after it can close the breaker
+  probe_at    timestamptz,
   PRIMARY KEY (provider, account)
 ) WITH (fillfactor = 50);
 
--- A sliding minute in slices of two seconds per (account, bucket): slot i counts the requests of slice number `slice` - i.
+-- A sliding minute in slices of two seconds per (account, window): counts[1] are the requests of slice number `slice`, counts[2]
+-- of the one before, and so on.
 CREATE UNLOGGED TABLE upstream_budgets (
   provider      text NOT NULL,
   account       text NOT NULL,

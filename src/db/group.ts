@@ -1,0 +1,68 @@
+/**
+ * Group commit: items that arrive while earlier ones are being written share the next transaction.
+ *
+ * `flush` writes a batch in one transaction and answers item by item. At most `lanes` batches are under way; a batch has at
+ * most `max` items, and never two with the same `exclusive` string. When a batch is refused as a whole for something other
+ * than a lost connection, its items are tried one by one, so that one bad item harms no other.
+ */
+export function groupCommit<Item, Answer>(
+  flush: (batch: readonly Item[]) => Promise<readonly Answer[]>,
+  options: {
+    max: number
+    lanes: number
+    exclusive?: (item: Item) => string | undefined
+    isOutage: (error: unknown) => boolean
+  },
+): (item: Item) => Promise<Answer> {
+  interface Waiting {
+    readonly item: Item
+    readonly done: (answer: Answer) => void
+    readonly failed: (error: unknown) => void
+  }
+  let waiting: Waiting[] = []
+  let busy = 0
+
+  function takeBatch(): Waiting[] {
+    const batch: Waiting[] = []
+    const later: Waiting[] = []
+    const seen = new Set<string>()
+    for (const entry of waiting) {
+      const key = options.exclusive?.(entry.item)
+      if (batch.length >= options.max || (key !== undefined && seen.has(key))) {
+        later.push(entry)
+        continue
+      }
+      if (key !== undefined) seen.add(key)
+      batch.push(entry)
+    }
+    waiting = later
+    return batch
+  }
+
+  async function write(batch: readonly Waiting[]): Promise<void> {
+    try {
+      const answers = await flush(batch.map(entry => entry.item))
+      batch.forEach((entry, i) => entry.done(answers[i] as Answer))
+    } catch (error) {
+      if (batch.length === 1 || options.isOutage(error)) for (const entry of batch) entry.failed(error)
+      else for (const entry of batch) await write([entry])
+    }
+  }
+
+  async function pump(): Promise<void> {
+    if (busy >= options.lanes) return
+    busy += 1
+    try {
+      while (waiting.length > 0) await write(takeBatch())
+    } finally {
+      busy -= 1
+    }
+  }
+
+  return item =>
+    new Promise<Answer>((done, failed) => {
+      waiting.push({ item, done, failed })
+      // Requests of one turn of the event loop gather before the first is written.
+      setImmediate(() => void pump())
+    })
+}

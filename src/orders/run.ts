@@ -1,0 +1,245 @@
+import type { Logger } from 'pino'
+import { isOutage } from '../db/outage.ts'
+import type { OrderInput } from '../catalog/model.ts'
+import { candidates } from '../routing/candidates.ts'
+import { judge, type PastAttempt } from '../routing/decide.ts'
+import { deliver } from './deliver.ts'
+import { type AttemptRow, attemptsOf, type Engine, type HeldOrder, type Next } from './engine.ts'
+import { ORDER_FAULT_MESSAGES, type OrderFault } from './order.ts'
+import { reconcile } from './reconcile.ts'
+import { beginAttempt, prepare } from './submit.ts'
+
+/*
+ * The run loop. It claims orders whose wake_at has come, and takes each as far as it goes: a route, a submit, a delivery, an
+ * end. What it does next is read from the rows alone, so a process that dies anywhere is followed by another one that finds
+ * the order due when its lease ends.
+ *
+ *   no live attempt   → the next route, or the end
+ *   preparing         → place media, submit          (nothing was sent)
+ *   submitting        → reconcile                    (a process died, or the lease was lost: unclear)
+ *   unclear           → reconcile
+ *   accepted          → nothing: watch.ts polls it
+ *   finished          → deliver
+ */
+
+const LEASE_MS = 20_000
+const HEARTBEAT_MS = 5_000
+/** A lease counts as lost this long before it ends. */
+const LEASE_MARGIN_MS = 4_000
+const TICK_MS = 200
+const MAX_HELD = 256
+const BATCH = 50
+
+const CLAIM = {
+  name: 'claim_orders',
+  text: `UPDATE orders SET wake_at = now() + $2 * interval '1 millisecond', fence = fence + 1
+    WHERE id IN (SELECT id FROM orders WHERE wake_at <= now() ORDER BY wake_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+    RETURNING id, fence, model_id, status, cost, input, routing, delivery_failures, cancel_requested_at, deadline_at <= now() AS overdue`,
+}
+const RENEW = {
+  name: 'renew_leases',
+  text: `UPDATE orders SET wake_at = now() + $3 * interval '1 millisecond'
+    FROM unnest($1::text[], $2::int[]) AS held(id, fence)
+    WHERE orders.id = held.id AND orders.fence = held.fence AND orders.wake_at IS NOT NULL
+      AND orders.status IN ('queued', 'processing')
+    RETURNING orders.id`,
+}
+const RELEASE = {
+  name: 'release_order',
+  text: `UPDATE orders SET wake_at = now() + $3 * interval '1 millisecond'
+    WHERE id = $1 AND fence = $2 AND status IN ('queued', 'processing')`,
+}
+
+type ClaimedRow = Omit<HeldOrder, 'held'>
+interface Lease {
+  readonly fence: number
+  validUntil: number
+}
+
+export interface Loop {
+  /** Looks for work now. */
+  wake(): void
+  /** Takes no more work and waits for what is under way, at most `ms`. */
+  stop(ms: number): Promise<void>
+}
+
+export function startRunLoop(engine: Engine): Loop {
+  const leases = new Map<string, Lease>()
+  let stopped = false
+  let claiming = false
+  let wanted = false
+
+  async function claim(): Promise<void> {
+    if (stopped || claiming) {
+      wanted = true
+      return
+    }
+    claiming = true
+    try {
+      do {
+        wanted = false
+        const free = Math.min(BATCH, MAX_HELD - leases.size)
+        if (free <= 0 || stopped) return
+        const askedAt = performance.now()
+        const rows = await engine.db.run<ClaimedRow>(CLAIM, [free, LEASE_MS])
+        for (const row of rows) void hold(row, askedAt)
+        if (rows.length === free) wanted = true
+      } while (wanted)
+    } catch (error) {
+      report(engine.log, error, 'orders could not be claimed')
+    } finally {
+      claiming = false
+    }
+  }
+
+  async function hold(row: ClaimedRow, askedAt: number): Promise<void> {
+    const lease: Lease = { fence: row.fence, validUntil: askedAt + LEASE_MS - LEASE_MARGIN_MS }
+    leases.set(row.id, lease)
+    const order: HeldOrder = { ...row, held: () => performance.now() < lease.validUntil }
+    try {
+      const next = await runOrder(engine, order)
+      if (typeof next === 'object') await engine.db.run(RELEASE, [order.id, order.fence, Math.round(next.wakeInMs)])
+    } catch (error) {
+      // The lease ends by itself; whoever claims the order then reads from its rows what to do.
+      report(engine.log, error, 'order step failed', order.id)
+    } finally {
+      if (leases.get(row.id) === lease) leases.delete(row.id)
+      if (wanted) void claim()
+    }
+  }
+
+  async function renew(): Promise<void> {
+    if (leases.size === 0) return
+    const held = [...leases]
+    const askedAt = performance.now()
+    try {
+      const rows = await engine.db.run<{ id: string }>(RENEW, [
+        held.map(([id]) => id),
+        held.map(([, lease]) => lease.fence),
+        LEASE_MS,
+      ])
+      const renewed = new Set(rows.map(row => row.id))
+      for (const [id, lease] of held) if (renewed.has(id)) lease.validUntil = askedAt + LEASE_MS - LEASE_MARGIN_MS
+    } catch (error) {
+      report(engine.log, error, 'leases could not be renewed')
+    }
+  }
+
+  const ticker = setInterval(() => void claim(), TICK_MS)
+  const heart = setInterval(() => void renew(), HEARTBEAT_MS)
+  return {
+    wake: () => void claim(),
+    async stop(ms) {
+      stopped = true
+      clearInterval(ticker)
+      const until = performance.now() + ms
+      while (leases.size > 0 && performance.now() < until) await new Promise(done => setTimeout(done, 20))
+      clearInterval(heart)
+    },
+  }
+}
+
+function report(log: Logger, error: unknown, message: string, order?: string): void {
+  if (isOutage(error)) log.warn({ order, reason: (error as Error).message }, message)
+  else log.error({ order, err: error }, message)
+}
+
+async function runOrder(engine: Engine, order: HeldOrder): Promise<Next> {
+  let first = order.fence === 1
+  for (;;) {
+    const attempts = first ? [] : await attemptsOf(engine, order.id)
+    first = false
+    const next = await step(engine, order, attempts)
+    if (next !== 'again') return next
+  }
+}
+
+function step(engine: Engine, order: HeldOrder, attempts: readonly AttemptRow[]): Promise<Next> {
+  const live = attempts.at(-1)
+  switch (live?.state) {
+    case 'preparing':
+      return prepare(engine, order, live)
+    case 'submitting':
+    case 'unclear':
+      return reconcile(engine, order, live)
+    case 'accepted':
+      // Only a lost wake-up brings us here; its polls go on by themselves.
+      return Promise.resolve({ wakeInMs: 30_000 })
+    case 'finished':
+      return deliver(engine, order, live)
+    default:
+      return nextRoute(engine, order, attempts)
+  }
+}
+
+async function nextRoute(engine: Engine, order: HeldOrder, past: readonly AttemptRow[]): Promise<Next> {
+  if (order.cancel_requested_at && past.length > 0) return end(engine, order, 'cancelled')
+  const verdict = judge(past.map(asPast))
+  if (verdict.fail) return end(engine, order, 'failed', verdict.fail)
+  const model = engine.catalog.models.get(order.model_id)
+  if (!model) return end(engine, order, 'failed', 'provider_failed')
+  await engine.observer.refresh()
+  const wanted = { input: JSON.parse(order.input) as OrderInput, price: order.cost, routing: order.routing }
+  const found = await candidates(model, wanted, verdict, {
+    off: await engine.switches.off(),
+    observer: engine.observer,
+  })
+  if (found.length === 0)
+    return end(engine, order, 'failed', past.at(-1)?.fault === 'timed_out' ? 'timed_out' : 'provider_failed')
+  if (order.overdue) return end(engine, order, 'failed', past.length > 0 ? 'provider_failed' : 'timed_out')
+
+  let waitMs = 30_000
+  let unfit = 0
+  for (const candidate of found) {
+    const { concurrent } = candidate.account.limits
+    if (concurrent !== undefined && (await engine.budgets.inFlight(candidate.account)) >= concurrent) {
+      waitMs = Math.min(waitMs, 1_000)
+      continue
+    }
+    // Looked at before the breaker is asked, whose one probe must not be lost for want of budget.
+    if ((await engine.budgets.available(candidate.account, 'submit')) <= 0) {
+      waitMs = Math.min(waitMs, 2_000)
+      continue
+    }
+    if (!(await engine.breaker.allow(candidate.account))) {
+      waitMs = Math.min(waitMs, 2_000)
+      continue
+    }
+    const taken = await engine.budgets.take(candidate.account, 'submit')
+    if (!taken.granted) {
+      waitMs = Math.min(waitMs, taken.retryAfterMs)
+      continue
+    }
+    const next = await beginAttempt(engine, order, candidate)
+    if (next === 'unfit') unfit += 1
+    else if (next === 'saturated') waitMs = Math.min(waitMs, 1_000)
+    else return next
+  }
+  if (unfit === found.length) return end(engine, order, 'failed', 'provider_failed')
+  // Orders that wait for the same thing do not all come back at the same moment.
+  return { wakeInMs: Math.max(100, waitMs) * (1 + Math.random() / 4) }
+}
+
+function asPast(attempt: AttemptRow): PastAttempt {
+  return {
+    provider: attempt.provider,
+    account: attempt.account,
+    upstreamModel: attempt.upstream_model,
+    fault: (attempt.fault ?? 'task_failed') as PastAttempt['fault'],
+  }
+}
+
+async function end(
+  engine: Engine,
+  order: HeldOrder,
+  status: 'failed' | 'cancelled',
+  code?: OrderFault,
+): Promise<'left'> {
+  await engine.settle({
+    orderId: order.id,
+    fence: order.fence,
+    status,
+    ...(code ? { errorCode: code, errorMessage: ORDER_FAULT_MESSAGES[code] } : {}),
+  })
+  return 'left'
+}

@@ -1,0 +1,89 @@
+import type { Logger } from 'pino'
+import type { Catalog, MediaElement } from '../catalog/model.ts'
+import type { Db } from '../db/pool.ts'
+import type { Media } from '../providers/provider.ts'
+import { createBreaker } from '../routing/breaker.ts'
+import { createBudgets } from '../routing/budgets.ts'
+import { createCalls } from '../routing/calls.ts'
+import { createObserver } from '../routing/observed.ts'
+import { createSwitches } from '../routing/switches.ts'
+import type { Storage } from '../storage/storage.ts'
+import type { CrashPoint, Engine } from './engine.ts'
+import { startNotifyLoop } from './notify.ts'
+import { createPlacer, type Placer } from './place.ts'
+import { type Loop, startRunLoop } from './run.ts'
+import { createSettle } from './settle.ts'
+import { startWatchLoop } from './watch.ts'
+
+export interface EngineDeps {
+  readonly db: Db
+  readonly catalog: Catalog
+  readonly storage: Storage
+  readonly log: Logger
+  readonly publicUrl: string
+  readonly publicUrlIsSet: boolean
+  readonly resultTtlMs: number
+  media(element: MediaElement, attemptId: string): Promise<Media>
+  /** Called at the points where a test may end the process. */
+  readonly reached?: (point: CrashPoint) => void
+}
+
+export interface RunningEngine {
+  readonly engine: Engine
+  readonly placer: Placer
+  /** Starts the loops that work on orders; an api process does without. */
+  startLoops(): void
+  /** Takes no more work, waits at most `ms` for what is under way, closes connections to upstreams. */
+  stop(ms: number): Promise<void>
+}
+
+/** Puts the order engine together on the database, the catalog and the storage. */
+export function createEngine(deps: EngineDeps): RunningEngine {
+  const { db, log } = deps
+  const budgets = createBudgets(db)
+  const loops: Loop[] = []
+  const wake = () => {
+    for (const loop of loops) loop.wake()
+  }
+  const reached = deps.reached ?? (() => {})
+  const engine: Engine = {
+    db,
+    log,
+    catalog: deps.catalog,
+    storage: deps.storage,
+    budgets,
+    breaker: createBreaker(db),
+    observer: createObserver(db),
+    switches: createSwitches(db),
+    calls: createCalls(budgets),
+    settle: createSettle({
+      db,
+      settled: s =>
+        log.info({ order: s.orderId, status: s.status, code: s.errorCode, attempt: s.attemptId }, 'order ended'),
+    }),
+    publicUrl: deps.publicUrl,
+    callbacks: deps.publicUrlIsSet,
+    resultTtlMs: deps.resultTtlMs,
+    media: deps.media,
+    reached,
+    wake,
+  }
+  const placer = createPlacer({
+    db,
+    placed() {
+      reached('placed-unanswered')
+      wake()
+    },
+  })
+  return {
+    engine,
+    placer,
+    startLoops() {
+      loops.push(startRunLoop(engine), startWatchLoop(engine), startNotifyLoop(engine))
+    },
+    async stop(ms) {
+      await Promise.all(loops.map(loop => loop.stop(ms)))
+      await engine.calls.close()
+    },
+  }
+}

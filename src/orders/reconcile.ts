@@ -41,9 +41,26 @@ export async function reconcile(engine: Engine, order: HeldOrder, attempt: Attem
   } catch (error) {
     return stillUnclear(engine, attempt, asProviderError(error), adapter.idempotentSubmit)
   }
-  if (answer === 'unknown') return pause(attempt)
+  if (answer === 'unknown' || (!adapter.idempotentSubmit && (await isAnothers(engine, attempt, answer))))
+    return pause(attempt)
   if (answer === 'absent') return absent(engine, attempt)
   return answer.state === 'accepted' ? accepted(engine, attempt, answer) : finished(engine, attempt, answer)
+}
+
+const ANOTHERS = {
+  name: 'ref_of_another',
+  text: 'SELECT FROM attempts WHERE provider = $1 AND account = $2 AND ref = $3 AND id <> $4 LIMIT 1',
+}
+
+/** Whether what was found is another attempt's task: two orders with one prompt look alike in an upstream's list. */
+async function isAnothers(
+  engine: Engine,
+  attempt: AttemptRow,
+  answer: Accepted | Finished | 'absent',
+): Promise<boolean> {
+  const ref = answer === 'absent' || answer.state === 'failed' || answer.state === 'cancelled' ? undefined : answer.ref
+  if (ref === undefined) return false
+  return (await engine.db.run(ANOTHERS, [attempt.provider, attempt.account, ref, attempt.id])).length > 0
 }
 
 async function stillUnclear(

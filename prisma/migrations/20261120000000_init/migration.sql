@@ -122,6 +122,7 @@ CREATE UNIQUE INDEX attempts_live ON attempts (order_id)
   WHERE state IN ('preparing', 'submitting', 'unclear', 'accepted', 'finished');
 CREATE INDEX attempts_in_flight ON attempts (provider, account)
   WHERE state IN ('preparing', 'submitting', 'unclear', 'accepted');
+CREATE INDEX attempts_ref ON attempts (provider, account, ref) WHERE ref IS NOT NULL;
 CREATE INDEX attempts_due ON attempts (provider, account, next_poll_at) WHERE next_poll_at IS NOT NULL;
 
 -- Begins an attempt for the worker that holds the order. `max_in_flight` (null: no limit) holds across processes: the

@@ -53,7 +53,7 @@ export interface Model {
   readonly id: number
   readonly name: string
   readonly type: string
-  /** The price with default options. */
+  /** The price with default options, of an order that gives only what it must. */
   readonly price: Micros
   /** Price of one order; throws RangeError when the expression gives no amount. */
   priceOf(input: OrderInput): Promise<Micros>
@@ -94,7 +94,7 @@ export interface ProviderEntry {
   readonly adapter: Provider
   readonly limits: Limits
   readonly poll: PollPlan
-  /** All accounts of the catalog; those without a key are `configured: false`. */
+  /** All accounts of the catalog; those without a key (or without their provider's base URL) are `configured: false`. */
   readonly accounts: readonly AccountEntry[]
 }
 
@@ -107,4 +107,6 @@ export interface AccountEntry extends Account {
 export interface Catalog {
   readonly models: ReadonlyMap<number, Model>
   readonly providers: ReadonlyMap<string, ProviderEntry>
+  /** A model's routes that can be used as things stand. A model with none is not sold. */
+  usableRoutes(model: Model): readonly Route[]
 }

@@ -1,7 +1,16 @@
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { type Dispatcher, request } from 'undici'
 import type { z } from 'zod'
-import { type Account, type Bucket, ProviderError } from './provider.ts'
+import { type Multipart, multipartBody } from './multipart.ts'
+import {
+  type Account,
+  type Bucket,
+  type Fault,
+  type Finished,
+  type Pending,
+  ProviderError,
+  type Ref,
+} from './provider.ts'
 
 export interface HttpRequest {
   readonly method: 'GET' | 'POST'
@@ -13,8 +22,8 @@ export interface HttpRequest {
   readonly headers?: Readonly<Record<string, string>>
   /** Sent as JSON. */
   readonly json?: unknown
-  /** Sent as it is, streamed; `headers` must name the content type. */
-  readonly body?: Readable
+  /** Sent as multipart/form-data, streamed: text fields first, then one file. */
+  readonly multipart?: Multipart
   /** Time for the whole answer; default 30 s, uploads 10 min. */
   readonly timeoutMs?: number
 }
@@ -31,7 +40,10 @@ export interface Answer {
 export interface Http {
   /** Sends one request, once, never retried. Resolves for every HTTP status; throws ProviderError when no whole answer came. */
   send(request: HttpRequest): Promise<Answer>
-  /** Opens a GET as a stream, with the account's credentials. Throws ProviderError unless the status is 200. */
+  /**
+   * Opens a GET as a stream, with the account's credentials. Throws ProviderError unless the status is 200; task_failed when
+   * the file is gone (404, 410). An error of the stream afterwards is a plain Error.
+   */
   download(path: string, bucket?: Bucket): Promise<Readable>
 }
 
@@ -39,14 +51,17 @@ export interface Http {
 export type TakeBudget = (account: Account, bucket: Bucket) => Promise<void>
 
 const MAX_ANSWER_BYTES = 8 * 1024 * 1024
-const CONNECT_CODES = new Set([
+/** Codes of failures before the request's first byte. All others leave open whether the upstream has it. */
+const UNSENT = new Set([
   'ECONNREFUSED',
   'ENOTFOUND',
   'EAI_AGAIN',
   'EHOSTUNREACH',
   'ENETUNREACH',
   'UND_ERR_CONNECT_TIMEOUT',
+  'UND_ERR_INVALID_ARG',
 ])
+const BAD_CERTIFICATE = /^(CERT_|ERR_TLS_CERT_|UNABLE_TO_|SELF_SIGNED_CERT_|DEPTH_ZERO_)/
 
 /** The one way to call an upstream: bearer auth, budget, timeouts, size cap, and what a failure means for the task. */
 export function createHttp(
@@ -55,6 +70,7 @@ export function createHttp(
 ): Http {
   const open = async (r: HttpRequest): Promise<Dispatcher.ResponseData> => {
     await options.take(account, r.bucket)
+    const { headers, body } = payload(r)
     const timeout = r.timeoutMs ?? (r.bucket === 'upload' ? 600_000 : 30_000)
     const signals = [AbortSignal.timeout(timeout), ...(options.signal ? [options.signal] : [])]
     try {
@@ -65,13 +81,8 @@ export function createHttp(
         headersTimeout: timeout,
         bodyTimeout: timeout,
         ...(r.query ? { query: { ...r.query } } : {}),
-        headers: {
-          authorization: `Bearer ${account.apiKey}`,
-          accept: 'application/json',
-          ...(r.json === undefined ? {} : { 'content-type': 'application/json' }),
-          ...r.headers,
-        },
-        body: r.json === undefined ? (r.body ?? null) : JSON.stringify(r.json),
+        headers: { authorization: `Bearer ${account.apiKey}`, accept: 'application/json', ...headers, ...r.headers },
+        body,
       })
     } catch (error) {
       throw transportError(error, r)
@@ -88,10 +99,9 @@ export function createHttp(
       } catch (error) {
         throw transportError(error, r)
       }
-      const body = parseJson(text)
-      if (body === undefined && response.statusCode < 300 && r.method === 'POST') {
-        const fault = r.bucket === 'submit' ? 'unclear' : 'unavailable'
-        throw new ProviderError(fault, `${r.method} ${r.path}: ${response.statusCode} with a body that is not JSON`)
+      const body = parseJson(withoutKey(text, account.apiKey))
+      if (body === undefined && response.statusCode < 300 && r.bucket === 'submit') {
+        throw new ProviderError('unclear', `${r.method} ${r.path}: ${response.statusCode} with a body that is not JSON`)
       }
       return { status: response.statusCode, headers, body, retryAfterMs: retryAfter(headers['retry-after']) }
     },
@@ -100,14 +110,9 @@ export function createHttp(
       const response = await open(r)
       if (response.statusCode === 200) return response.body
       await response.body.dump()
-      const wait = retryAfter(flat(response.headers)['retry-after'])
-      throw new ProviderError(
-        response.statusCode === 429 ? 'rate_limited' : 'unavailable',
-        `GET ${path}: ${response.statusCode}`,
-        {
-          retryAfterMs: wait,
-        },
-      )
+      throw new ProviderError(downloadFault(response.statusCode), `GET ${path}: ${response.statusCode}`, {
+        retryAfterMs: retryAfter(flat(response.headers)['retry-after']),
+      })
     },
   }
 }
@@ -121,13 +126,54 @@ export function readAnswer<T>(schema: z.ZodType<T>, answer: Answer, bucket: Buck
   throw new ProviderError(bucket === 'submit' ? 'unclear' : 'unavailable', message)
 }
 
+/** How many questions one poll has open at a time. */
+const PARALLEL_ASKS = 8
+
+/**
+ * Asks about each ref by itself, as an adapter's `poll` does where the API has no list. A ref whose request failed is left
+ * out; when all failed, the first one's ProviderError is thrown. A spent budget ends the round.
+ */
+export async function askEach(
+  refs: readonly Ref[],
+  ask: (ref: Ref) => Promise<Pending | Finished>,
+): Promise<Map<Ref, Pending | Finished>> {
+  const states = new Map<Ref, Pending | Finished>()
+  const errors: ProviderError[] = []
+  const left = refs.values()
+  const work = async () => {
+    for (const ref of left) {
+      try {
+        states.set(ref, await ask(ref))
+      } catch (error) {
+        if (!(error instanceof ProviderError)) throw error
+        errors.push(error)
+        if (error.fault === 'rate_limited') return
+      }
+    }
+  }
+  await Promise.all(Array.from({ length: Math.min(PARALLEL_ASKS, refs.length) }, work))
+  if (states.size === 0 && errors[0]) throw errors[0]
+  return states
+}
+
+function payload(r: HttpRequest): { headers: Record<string, string>; body: string | Readable | null } {
+  if (r.multipart) return multipartBody(r.multipart)
+  if (r.json === undefined) return { headers: {}, body: null }
+  return { headers: { 'content-type': 'application/json' }, body: JSON.stringify(r.json) }
+}
+
+function downloadFault(status: number): Fault {
+  if (status === 429) return 'rate_limited'
+  if (status === 401 || status === 403) return 'account_auth'
+  return status === 404 || status === 410 ? 'task_failed' : 'unavailable'
+}
+
+/** A submit that got no whole answer is unclear, unless the connection was never made. */
 function transportError(error: unknown, r: HttpRequest): ProviderError {
-  if (error instanceof ProviderError) return error
   const code = deepCode(error)
-  const message = `${r.method} ${r.path}: ${code ?? (error as Error).name ?? 'failed'}`
-  const notSent = code !== undefined && CONNECT_CODES.has(code)
-  if (r.bucket !== 'submit' || notSent) return new ProviderError('unavailable', message, { cause: error })
-  return new ProviderError('unclear', message, { cause: error })
+  const message = `${r.method} ${r.path}: ${code ?? (error as Error).name}`
+  const unsent = code !== undefined && (UNSENT.has(code) || BAD_CERTIFICATE.test(code))
+  return new ProviderError(r.bucket === 'submit' && !unsent ? 'unclear' : 'unavailable', message, { cause: error })
 }
 
 function deepCode(error: unknown): string | undefined {
@@ -147,6 +193,11 @@ async function readCapped(body: Readable): Promise<string> {
     chunks.push(chunk as Buffer)
   }
   return Buffer.concat(chunks).toString('utf8')
+}
+
+/** Some APIs quote the key they refuse, and what an adapter quotes of an answer ends in logs. A short key may be any word. */
+function withoutKey(text: string, key: string): string {
+  return key.length < 16 ? text : text.replaceAll(key, '[key]')
 }
 
 function parseJson(text: string): unknown {

@@ -122,6 +122,8 @@ export interface Provider {
   readonly idempotentSubmit: boolean
   /** The API calls back when asked to. */
   readonly callbacks?: boolean
+  /** One request of `poll` answers for many refs (a list call); else each ref costs a request. */
+  readonly pollsMany?: boolean
   /** Why a route cannot be used with these settings, e.g. an undocumented path is not set. Absent or undefined: usable. */
   unusable?(model: string, account: Account): string | undefined
   /** Turns one file into what this API's input takes: an asset id, a path, base64. Absent: our signed URL is used. */

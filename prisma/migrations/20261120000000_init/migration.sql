@@ -294,6 +294,7 @@ CREATE TABLE transfers (
 );
 CREATE UNIQUE INDEX transfers_one_hold ON transfers (order_id) WHERE kind = 'hold';
 CREATE UNIQUE INDEX transfers_one_resolution ON transfers (order_id) WHERE kind IN ('capture', 'release');
+CREATE UNIQUE INDEX transfers_one_suspense ON transfers (order_id) WHERE kind = 'suspense';
 CREATE INDEX transfers_customer ON transfers (customer_id, id DESC);
 
 CREATE TABLE postings (

@@ -1,0 +1,47 @@
+import swagger from '@fastify/swagger'
+import type { FastifyInstance } from 'fastify'
+import { createJsonSchemaTransform, createJsonSchemaTransformObject } from 'fastify-type-provider-zod'
+import type { OpenAPIV3_1 } from 'openapi-types'
+
+const DESCRIPTION = `Order pictures and videos, prepaid, through one stable API.
+
+Every answer is \`{"success": true, …}\` or \`{"success": false, "error": {"code", "message"}}\` and carries \`X-Request-Id\`;
+answers of \`/api/v1\` also carry \`X-RateLimit-Limit\`, \`X-RateLimit-Remaining\` and \`X-RateLimit-Reset\` (seconds left).
+Answers 429 and 503 say in \`Retry-After\` when to try again. Amounts are decimal strings of US dollars.`
+
+/** Makes the document of every route that is registered after it: GET /openapi.json. */
+export async function addOpenApi(server: FastifyInstance, publicUrl: string): Promise<void> {
+  const components = createJsonSchemaTransformObject({})
+  await server.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'genmux', version: '1', description: DESCRIPTION },
+      servers: [{ url: publicUrl }],
+      components: {
+        securitySchemes: {
+          apiKey: { type: 'http', scheme: 'bearer', description: 'An API key: gm_live_…' },
+          adminToken: { type: 'http', scheme: 'bearer', description: 'The ADMIN_TOKEN of the server.' },
+        },
+      },
+      security: [{ apiKey: [] }],
+    },
+    transform: createJsonSchemaTransform({}),
+    transformObject: document => withoutUnused(components(document) as OpenAPIV3_1.Document),
+  })
+}
+
+/** Each schema with an id comes as X and XInput, whether anything refers to it or not. */
+function withoutUnused(document: OpenAPIV3_1.Document): OpenAPIV3_1.Document {
+  const { schemas = {}, ...components } = document.components ?? {}
+  const used = new Set<string>()
+  const collect = (part: unknown): void => {
+    for (const [, name] of JSON.stringify(part).matchAll(/"#\/components\/schemas\/([^"]+)"/g)) {
+      if (name === undefined || used.has(name)) continue
+      used.add(name)
+      collect(schemas[name])
+    }
+  }
+  collect(document.paths)
+  const kept = Object.fromEntries(Object.entries(schemas).filter(([name]) => used.has(name)))
+  return { ...document, components: { ...components, schemas: kept } }
+}

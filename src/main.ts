@@ -52,6 +52,7 @@ export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Run
     const uploads = createUploads({ db, storage, config, log, convertLater: jobs.convertLater })
     const running = createEngine({
       db,
+      databaseUrl: url,
       catalog,
       storage,
       log,

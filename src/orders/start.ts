@@ -1,5 +1,6 @@
 import type { Logger } from 'pino'
 import type { Catalog, MediaElement } from '../catalog/model.ts'
+import { listen } from '../db/listen.ts'
 import type { Db } from '../db/pool.ts'
 import type { Media } from '../providers/provider.ts'
 import { createBreaker } from '../routing/breaker.ts'
@@ -15,8 +16,13 @@ import { type Loop, startRunLoop } from './run.ts'
 import { createSettle } from './settle.ts'
 import { startWatchLoop } from './watch.ts'
 
+/** place_orders notifies it. */
+const WORK_CHANNEL = 'genmux_work'
+
 export interface EngineDeps {
   readonly db: Db
+  /** The URL that `db` is connected to: new orders are heard of on a connection of their own. */
+  readonly databaseUrl: string
   readonly catalog: Catalog
   readonly storage: Storage
   readonly log: Logger
@@ -42,6 +48,7 @@ export function createEngine(deps: EngineDeps): RunningEngine {
   const { db, log } = deps
   const budgets = createBudgets(db)
   const loops: Loop[] = []
+  let listener: ReturnType<typeof listen> | undefined
   const wake = () => {
     for (const loop of loops) loop.wake()
   }
@@ -80,8 +87,11 @@ export function createEngine(deps: EngineDeps): RunningEngine {
     placer,
     startLoops() {
       loops.push(startRunLoop(engine), startWatchLoop(engine), startNotifyLoop(engine))
+      // An order that another process placed is begun at once, not at the next tick.
+      listener = listen(deps.databaseUrl, [WORK_CHANNEL], wake)
     },
     async stop(ms) {
+      await listener?.close()
       await Promise.all(loops.map(loop => loop.stop(ms)))
       await engine.calls.close()
     },

@@ -36,6 +36,13 @@ export const pageQuery = z.object({
 
 type Refusals = Partial<Record<number, readonly ErrorCode[]>>
 
+const bytes = { 'application/octet-stream': { schema: z.file() } }
+/** The answers of a route that hands out a file. */
+export const fileAnswers = {
+  200: { description: 'The bytes.', content: bytes },
+  206: { description: 'The bytes of the range.', content: bytes },
+}
+
 const EVERYWHERE: readonly ErrorCode[] = ['unauthorized', 'forbidden', 'rate_limited', 'internal_error', 'server_busy']
 
 /**

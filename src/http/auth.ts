@@ -1,4 +1,4 @@
-import { createHash, randomBytes } from 'node:crypto'
+import { hash, randomBytes } from 'node:crypto'
 import { crc32 } from 'node:zlib'
 import { listen } from '../db/listen.ts'
 import type { Db, Statement } from '../db/pool.ts'
@@ -42,7 +42,7 @@ function checksum(body: string): string {
 }
 
 function hashSecret(secret: string): Buffer {
-  return createHash('sha256').update(secret).digest()
+  return hash('sha256', secret, 'buffer')
 }
 
 function base62(value: bigint, length: number): string {

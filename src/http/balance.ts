@@ -18,7 +18,10 @@ export function balanceRoutes(app: App): FastifyPluginAsyncZod {
           tags: ['Account'],
           summary: 'Available balance',
           description: 'What is not held by active orders.',
-          response: { 200: z.object({ success: z.literal(true), balance_usd: money }), ...refusals([]) },
+          response: {
+            200: z.object({ success: z.literal(true), balance_usd: money }).describe('The balance.'),
+            ...refusals([]),
+          },
         },
       },
       async (request, reply) => {

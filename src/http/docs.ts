@@ -2,11 +2,20 @@ import { createHash } from 'node:crypto'
 import scalar from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance } from 'fastify'
 
+/** Nothing that would send the reader, or the document, elsewhere. */
+const SETTINGS = JSON.stringify({
+  withDefaultFonts: false,
+  telemetry: false,
+  showDeveloperTools: 'never',
+  hideClientButton: true,
+  agent: { disabled: true },
+  mcp: { disabled: true },
+})
 const PAGE = `<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>genmux API</title></head>
 <body>
-<script id="api-reference" data-url="openapi.json" data-configuration='{"withDefaultFonts":false,"telemetry":false}'></script>
+<script id="api-reference" data-url="openapi.json" data-configuration='${SETTINGS}'></script>
 <script src="docs/scalar.js"></script>
 </body>
 </html>

@@ -25,7 +25,7 @@ export function healthRoutes(app: App): FastifyPluginAsyncZod {
           tags: ['Operation'],
           security: [],
           summary: 'Process alive',
-          response: { 200: z.object({ success: z.literal(true) }) },
+          response: { 200: z.object({ success: z.literal(true) }).describe('Alive.') },
         },
       },
       async () => ({ success: true as const }),
@@ -40,12 +40,14 @@ export function healthRoutes(app: App): FastifyPluginAsyncZod {
           security: [],
           summary: 'Database, queue and storage reachable',
           response: {
-            200: z.object({ success: z.literal(true), parts: readiness }),
-            503: z.object({
-              success: z.literal(false),
-              error: z.object({ code: z.literal('server_busy'), message: z.string() }),
-              parts: readiness,
-            }),
+            200: z.object({ success: z.literal(true), parts: readiness }).describe('Ready.'),
+            503: z
+              .object({
+                success: z.literal(false),
+                error: z.object({ code: z.literal('server_busy'), message: z.string() }),
+                parts: readiness,
+              })
+              .describe('server_busy'),
           },
         },
       },

@@ -68,7 +68,10 @@ export function modelRoutes(app: App): FastifyPluginAsyncZod {
         schema: {
           tags: ['Orders'],
           summary: 'Models that can be ordered',
-          response: { 200: z.object({ success: z.literal(true), models: z.array(modelAnswer) }), ...refusals([]) },
+          response: {
+            200: z.object({ success: z.literal(true), models: z.array(modelAnswer) }).describe('The models.'),
+            ...refusals([]),
+          },
         },
       },
       async () => {

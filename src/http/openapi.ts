@@ -9,9 +9,17 @@ Every answer is \`{"success": true, …}\` or \`{"success": false, "error": {"co
 answers of \`/api/v1\` also carry \`X-RateLimit-Limit\`, \`X-RateLimit-Remaining\` and \`X-RateLimit-Reset\` (seconds left).
 Answers 429 and 503 say in \`Retry-After\` when to try again. Amounts are decimal strings of US dollars.`
 
+/** Answers may gain members: only what is strict here is closed in the document. */
+const zodToJsonConfig: Parameters<typeof createJsonSchemaTransform>[0]['zodToJsonConfig'] & {} = {
+  override({ zodSchema: { _zod: schema }, jsonSchema }) {
+    if (schema.def.type === 'object' && !('catchall' in schema.def && schema.def.catchall))
+      delete jsonSchema.additionalProperties
+  },
+}
+
 /** Makes the document of every route that is registered after it: GET /openapi.json. */
 export async function addOpenApi(server: FastifyInstance, publicUrl: string): Promise<void> {
-  const components = createJsonSchemaTransformObject({})
+  const components = createJsonSchemaTransformObject({ zodToJsonConfig })
   await server.register(swagger, {
     openapi: {
       openapi: '3.1.0',
@@ -24,13 +32,14 @@ export async function addOpenApi(server: FastifyInstance, publicUrl: string): Pr
         },
       },
       security: [{ apiKey: [] }],
+      tags: ['Orders', 'Uploads', 'Results', 'Account', 'Operation', 'Admin'].map(name => ({ name })),
     },
-    transform: createJsonSchemaTransform({}),
+    transform: createJsonSchemaTransform({ zodToJsonConfig }),
     transformObject: document => withoutUnused(components(document) as OpenAPIV3_1.Document),
   })
 }
 
-/** Each schema with an id comes as X and XInput, whether anything refers to it or not. */
+/** Each schema with an id comes twice, as X (in answers) and XInput (in requests): what nothing refers to is left out. */
 function withoutUnused(document: OpenAPIV3_1.Document): OpenAPIV3_1.Document {
   const { schemas = {}, ...components } = document.components ?? {}
   const used = new Set<string>()

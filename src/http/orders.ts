@@ -2,7 +2,8 @@ import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
 import { formatMoney } from '../money.ts'
-import { cancelOrder, FIND_ORDER } from '../orders/cancel.ts'
+import { cancelOrder } from '../orders/cancel.ts'
+import { createFinder } from '../orders/find.ts'
 import { type OrderRow, viewOrder } from '../orders/order.ts'
 import { orderBody, type ParsedOrder, parseOrderRequest } from '../orders/request.ts'
 import { money, orderAnswer, orderStatus, pageQuery, refusals, sendJson } from './answers.ts'
@@ -23,7 +24,7 @@ const LIST_OF_STATUS = {
   text: `SELECT ${COLUMNS} FROM orders WHERE customer_id = $1 AND ${AFTER} AND status = $4::order_status ORDER BY seq DESC LIMIT $3`,
 }
 
-const one = z.object({ success: z.literal(true), order: orderAnswer })
+const one = z.object({ success: z.literal(true), order: orderAnswer }).describe('The order.')
 const ORDER_ID = /ord_[\w-]+/
 const orderParams = z.object({ id: z.string() })
 
@@ -45,6 +46,8 @@ const BODY_STATUSES = { 400: ['validation_error'], 413: ['validation_error'] } a
 const unchecked = () => (body: unknown) => ({ value: body })
 
 export function orderRoutes(app: App): FastifyPluginAsyncZod {
+  const findOrder = createFinder(app.db)
+
   /** Validates and prices a body. Throws ApiError. */
   async function parse(body: unknown, customerId: string): Promise<ParsedOrder> {
     const order = await parseOrderRequest(body, app.catalog, ids => app.uploads.lookup(customerId, ids))
@@ -55,8 +58,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
 
   async function find(id: string, customerId: string): Promise<OrderRow | undefined> {
     if (!/^ord_[\w-]{1,64}$/.test(id)) return undefined
-    const [order] = await app.db.run<OrderRow>(FIND_ORDER, [id, customerId])
-    return order
+    return findOrder(id, customerId)
   }
 
   return async server => {
@@ -71,7 +73,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
           description:
             'Holds its cost. With an `Idempotency-Key` (1 to 255 visible ASCII characters), a repeated request gives the first answer again, ' +
             'byte for byte, with `Idempotent-Replayed: true`; a refused request leaves its key free.',
-          headers: z.object({ 'idempotency-key': z.string().optional() }),
+          headers: z.object({ 'Idempotency-Key': z.string().min(1).max(255).optional() }),
           body: orderBody,
           response: {
             201: one,
@@ -114,7 +116,9 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
           description: 'Takes the body of an order and checks it likewise. Nothing is stored or held.',
           body: orderBody,
           response: {
-            200: z.object({ success: z.literal(true), quote: z.object({ model_id: z.int(), cost_usd: money }) }),
+            200: z
+              .object({ success: z.literal(true), quote: z.object({ model_id: z.int(), cost_usd: money }) })
+              .describe('The price.'),
             ...refusals(BODY_REFUSALS, { at: BODY_STATUSES }),
           },
         },

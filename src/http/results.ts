@@ -1,7 +1,7 @@
 import type { FastifyPluginAsyncZod } from 'fastify-type-provider-zod'
 import { z } from 'zod'
 import { ApiError } from '../errors.ts'
-import { refusals } from './answers.ts'
+import { fileAnswers, refusals } from './answers.ts'
 import { type App, TRANSFER_TIMEOUT_MS } from './app.ts'
 import { sendFile } from './bytes.ts'
 
@@ -36,8 +36,7 @@ export function resultRoutes(app: App): FastifyPluginAsyncZod {
         security: [],
         params: z.object({ token: z.string() }),
         response: {
-          200: { description: 'The bytes', content: { 'application/octet-stream': { schema: z.file() } } },
-          206: { description: 'The bytes of the range', content: { 'application/octet-stream': { schema: z.file() } } },
+          ...fileAnswers,
           ...refusals(['not_found'], { at: { 416: ['validation_error'] }, open: true }),
         },
       },

@@ -29,6 +29,8 @@ const REQUEST_TIMEOUT_MS = 15 * 60_000
 const IDLE_TIMEOUT_MS = 120_000
 const HEADERS_TIMEOUT_MS = 20_000
 const KEEP_ALIVE_TIMEOUT_MS = 65_000
+/** How long requests may take that are under way when the server closes. */
+const CLOSE_MS = 15_000
 
 /** The HTTP server of one process, ready to listen. Closing it lets requests that are under way end. */
 export async function buildServer(app: App): Promise<FastifyInstance> {
@@ -62,7 +64,7 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
   server.setSerializerCompiler(serializerCompiler)
   server.decorateRequest('caller', undefined)
   server.decorateRequest('facts', undefined)
-  closeConnectionsAsTheyFallIdle(server)
+  closeConnections(server)
   readJsonOnly(server)
   observe(server, app)
   await addOpenApi(server, app.config.publicUrl)
@@ -94,13 +96,17 @@ function customerApi(app: App) {
   }
 }
 
-/** Closing looks at idle connections once: one whose answer was still under way would be waited for until it times out. */
-function closeConnectionsAsTheyFallIdle(server: FastifyInstance): void {
-  let timer: NodeJS.Timeout | undefined
+/**
+ * Closing looks for idle connections only once: one whose answer was still under way would be waited for until it times out.
+ * What has not ended after CLOSE_MS, such as a slow download, is cut off.
+ */
+function closeConnections(server: FastifyInstance): void {
+  const timers: NodeJS.Timeout[] = []
   server.addHook('preClose', async () => {
-    timer = setInterval(() => server.server.closeIdleConnections(), 50)
+    timers.push(setInterval(() => server.server.closeIdleConnections(), 50))
+    timers.push(setTimeout(() => server.server.closeAllConnections(), CLOSE_MS))
   })
-  server.addHook('onClose', async () => clearInterval(timer))
+  server.addHook('onClose', async () => timers.forEach(clearTimeout))
 }
 
 function noSuchRoute(): never {
@@ -109,6 +115,7 @@ function noSuchRoute(): never {
 
 /** A path with a stray `%` is a path that does not exist, not an error of its own kind. */
 function decodable(url: string): string {
+  if (!url.includes('%')) return url
   try {
     decodeURIComponent(url)
     return url

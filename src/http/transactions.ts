@@ -12,7 +12,7 @@ const transaction = z
     id: z.string(),
     type: z.enum(['topup', 'adjustment', 'hold', 'capture', 'release']),
     amount_usd: money.describe(
-      'What it added to the available balance, negative when it took something. A capture is zero: the hold took it already.',
+      'How much was moved; the type tells which way: a topup or release adds to the available balance, a hold takes from it, and a capture takes what was held. Only an adjustment may be negative.',
     ),
     balance_after_usd: money,
     order_id: z.string().nullable(),
@@ -32,11 +32,13 @@ export function transactionRoutes(app: App): FastifyPluginAsyncZod {
           summary: 'What changed the balance, newest first',
           querystring: pageQuery,
           response: {
-            200: z.object({
-              success: z.literal(true),
-              transactions: z.array(transaction),
-              next_cursor: z.string().nullable(),
-            }),
+            200: z
+              .object({
+                success: z.literal(true),
+                transactions: z.array(transaction),
+                next_cursor: z.string().nullable(),
+              })
+              .describe('A page.'),
             ...refusals(['validation_error']),
           },
         },
@@ -62,12 +64,11 @@ export function transactionRoutes(app: App): FastifyPluginAsyncZod {
 }
 
 function view(row: Transfer): z.infer<typeof transaction> {
-  const effect = { topup: row.amount, adjustment: row.amount, hold: -row.amount, release: row.amount, capture: 0n }
   if (row.kind === 'suspense') throw new Error(`transfer ${row.id} of the house names a customer`)
   return {
     id: row.id.toString(),
     type: row.kind,
-    amount_usd: formatMoney(effect[row.kind]),
+    amount_usd: formatMoney(row.amount),
     balance_after_usd: formatMoney(row.availableAfter ?? 0n),
     order_id: row.orderId,
     created_at: row.createdAt.toISOString(),

@@ -7,6 +7,7 @@ import { ApiError } from '../errors.ts'
 import type { Storage } from '../storage/storage.ts'
 import { MAX_UPLOAD_BYTES, tooLarge } from '../uploads/receive.ts'
 import type { Uploads, UploadView } from '../uploads/uploads.ts'
+import { fileAnswers, refusals } from './answers.ts'
 import { TRANSFER_TIMEOUT_MS } from './app.ts'
 import { sendFile } from './bytes.ts'
 
@@ -46,9 +47,14 @@ export async function uploadRoutes(
         'multipart/form-data with one field `file`: JPG, JPEG, PNG, WEBP, GIF, HEIC, HEIF, MP4, MOV or WEBM, up to 300 MB, whole, ' +
         'its name agreeing with its content. Pictures have at most 100 megapixels, 32,767 pixels a side and 1,000 frames. It lives for 24 ' +
         'hours. A customer may have 20 GB or 5,000 files at a time.',
-      tags: ['uploads'],
+      tags: ['Uploads'],
       consumes: ['multipart/form-data'],
-      response: { 201: answer },
+      response: {
+        201: answer,
+        ...refusals(['validation_error', 'invalid_media_type'], {
+          at: { 400: ['validation_error'], 413: ['validation_error'] },
+        }),
+      },
     },
     async handler(request, reply) {
       try {
@@ -67,9 +73,9 @@ export async function uploadRoutes(
     config: { scope: 'read' },
     schema: {
       summary: 'State of an upload',
-      tags: ['uploads'],
+      tags: ['Uploads'],
       querystring: z.object({ tmp_path: z.string().max(100) }),
-      response: { 200: answer },
+      response: { 200: answer, ...refusals(['validation_error', 'file_not_found', 'file_expired']) },
     },
     async handler(request) {
       return { success: true as const, upload: await uploads.status(customerOf(request), request.query.tmp_path) }
@@ -84,8 +90,12 @@ export async function uploadRoutes(
     schema: {
       summary: 'The bytes of an upload',
       description: 'For previewing only. Range is supported.',
-      tags: ['uploads'],
+      tags: ['Uploads'],
       params: z.object({ token: z.string() }),
+      response: {
+        ...fileAnswers,
+        ...refusals(['file_not_found', 'file_expired', 'upload_processing'], { at: { 416: ['validation_error'] } }),
+      },
     },
     async handler(request, reply) {
       const file = await uploads.preview(customerOf(request), request.params.token)

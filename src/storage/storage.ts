@@ -12,6 +12,8 @@ export interface Storage {
   remove(name: string): Promise<void>
   /** Every file under a prefix such as `uploads/`. */
   list(prefix: string): AsyncIterable<{ readonly name: string; readonly size: number; readonly modifiedAt: Date }>
+  /** Removes what puts that began before `before` have left unfinished (their process died). Returns how many. */
+  sweep(before: Date): Promise<number>
   /** Throws when the storage cannot be reached or written. */
   check(): Promise<void>
   /** Bytes that can still be written; Infinity where nobody knows. */
@@ -21,4 +23,11 @@ export interface Storage {
 /** Thrown by open when there is no such file. Not thrown for a broken connection. */
 export class MissingFile extends Error {
   override readonly name = 'MissingFile'
+}
+
+const NAME = /^[a-z]+\/[A-Za-z0-9_-]{8,100}(?:\.[a-z0-9]{1,8})?$/
+
+/** Names are `kind/random.extension`, nothing else: a name that is not ours never reaches a disk. Throws TypeError. */
+export function checkName(name: string): void {
+  if (!NAME.test(name)) throw new TypeError(`not a storage name: ${JSON.stringify(name.slice(0, 120))}`)
 }

@@ -37,7 +37,7 @@ export const orderBody = z
       .nullish()
       .describe('By `options_schema[].key` of the model.'),
     routing: z.enum(ROUTINGS).nullish().describe('How to choose who makes it; default: the model decides.'),
-    callback_url: z.string().max(2048).nullish().describe('An http or https URL to call when the order has ended.'),
+    callback_url: z.string().max(2048).nullish().describe('An https URL on a public address, to call when the order has ended.'),
   })
   .meta({
     id: 'OrderRequest',
@@ -139,12 +139,12 @@ function readRouting(routing: unknown): Routing | undefined {
 
 function readCallbackUrl(text: unknown): string | undefined {
   if (text === undefined || text === null) return undefined
-  const problem = 'must be an http or https URL of at most 2048 characters, without a user name or password'
+  const problem = 'must be an https URL of at most 2048 characters, without a user name or password'
   if (typeof text !== 'string' || !URL.canParse(text)) throw invalid('callback_url', problem)
   const url = new URL(text)
   // What is stored is the normalised form, so that is measured too.
   const long = Math.max(text.length, url.href.length) > 2048
-  if (long || !/^https?:$/.test(url.protocol) || url.username || url.password) throw invalid('callback_url', problem)
+  if (long || url.protocol !== 'https:' || url.username || url.password) throw invalid('callback_url', problem)
   return url.href
 }
 

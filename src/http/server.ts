@@ -8,6 +8,7 @@ import { type App, HANDLER_TIMEOUT_MS } from './app.ts'
 import { createKeys } from './auth.ts'
 import { balanceRoutes } from './balance.ts'
 import { callbackRoutes } from './callbacks.ts'
+import { consoleRoutes } from './console.ts'
 import { docsRoutes } from './docs.ts'
 import { addGate, addLimits } from './gate.ts'
 import { healthRoutes } from './health.ts'
@@ -71,6 +72,7 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
   await addLimits(server, app)
 
   await server.register(docsRoutes)
+  await server.register(consoleRoutes)
   await server.register(healthRoutes(app))
   await server.register(resultRoutes(app))
   await server.register(mediaRoutes, app)

@@ -36,6 +36,12 @@ export const pageQuery = z.object({
 
 type Refusals = Partial<Record<number, readonly ErrorCode[]>>
 
+/** What every route with a JSON body refuses before it looks at the data. */
+export const BODY_STATUSES = { 400: ['validation_error'], 413: ['validation_error'] } as const satisfies Refusals
+
+/** `validatorCompiler` of a route whose schema is for the document: its handler checks what came. */
+export const unchecked = () => () => true
+
 const bytes = { 'application/octet-stream': { schema: z.file() } }
 /** The answers of a route that hands out a file. */
 export const fileAnswers = {
@@ -47,7 +53,7 @@ const EVERYWHERE: readonly ErrorCode[] = ['unauthorized', 'forbidden', 'rate_lim
 
 /**
  * The error answers of an operation, for its `response`: the codes that every operation may answer, and its own. A code at
- * another status than the table's is given in `at`; `beside` are members next to `error`.
+ * another status than the table's is given in `at`; `beside` are members next to `error`, always at 409 and sometimes at 503.
  */
 export function refusals(
   own: readonly ErrorCode[],
@@ -60,14 +66,16 @@ export function refusals(
   for (const [status, codes] of Object.entries(options.at ?? {}))
     for (const code of codes ?? []) add(Number(status), code)
   return Object.fromEntries(
-    [...byStatus].map(([status, codes]) => [
-      status,
-      refusal(status, [...codes], status === 409 ? options.beside : undefined),
-    ]),
+    [...byStatus].map(([status, codes]) => [status, refusal(status, [...codes], besideAt(status, options.beside))]),
   )
 }
 
-function refusal(status: number, codes: ErrorCode[], beside: z.ZodRawShape = {}): z.ZodObject {
+function besideAt(status: number, beside: z.ZodRawShape = {}): z.ZodRawShape {
+  if (status === 409) return beside
+  return status === 503 ? z.object(beside).partial().shape : {}
+}
+
+function refusal(status: number, codes: ErrorCode[], beside: z.ZodRawShape): z.ZodObject {
   const error = { code: z.enum(codes as [ErrorCode, ...ErrorCode[]]), message: z.string() }
   return z
     .object({

@@ -6,7 +6,7 @@ import { cancelOrder } from '../orders/cancel.ts'
 import { createFinder } from '../orders/find.ts'
 import { type OrderRow, viewOrder } from '../orders/order.ts'
 import { orderBody, type ParsedOrder, parseOrderRequest } from '../orders/request.ts'
-import { money, orderAnswer, orderStatus, pageQuery, refusals, sendJson } from './answers.ts'
+import { BODY_STATUSES, money, orderAnswer, orderStatus, pageQuery, refusals, sendJson, unchecked } from './answers.ts'
 import type { App } from './app.ts'
 import { callerOf } from './gate.ts'
 import { hashBody, readIdempotencyKey } from './idempotency.ts'
@@ -40,10 +40,6 @@ const BODY_REFUSALS = [
   'file_expired',
   'file_not_found',
 ] as const
-const BODY_STATUSES = { 400: ['validation_error'], 413: ['validation_error'] } as const
-
-/** Bodies of orders are checked against their model, after the idempotency key: not by the schema in the document. */
-const unchecked = () => (body: unknown) => ({ value: body })
 
 export function orderRoutes(app: App): FastifyPluginAsyncZod {
   const findOrder = createFinder(app.db)
@@ -66,6 +62,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
       '/orders',
       {
         config: { scope: 'generate' },
+        // Against the model, after the idempotency key.
         validatorCompiler: unchecked,
         schema: {
           tags: ['Orders'],
@@ -192,6 +189,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
           response: {
             200: one,
             ...refusals(['order_not_found', 'cannot_cancel', 'not_ready', 'cancel_pending', 'cancel_failed'], {
+              at: BODY_STATUSES,
               beside: { order: orderAnswer },
             }),
           },
@@ -209,9 +207,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
   }
 }
 
-/** Fastify writes null for no body. */
 function requireBody(body: unknown): unknown {
-  if (body === undefined || body === null)
-    throw new ApiError('validation_error', 'The body must be a JSON object.', { status: 400 })
+  if (body === undefined) throw new ApiError('validation_error', 'The body must be a JSON object.', { status: 400 })
   return body
 }

@@ -115,15 +115,13 @@ function noSuchRoute(): never {
   throw new ApiError('not_found', 'No such route.')
 }
 
-/** A path with a stray `%` is a path that does not exist, not an error of its own kind. */
+/** A path with a stray `%` or a NUL (nothing in Postgres has one) is a path that does not exist, not an error of its own kind. */
 function decodable(url: string): string {
   if (!url.includes('%')) return url
   try {
-    decodeURIComponent(url)
-    return url
-  } catch {
-    return url.replaceAll('%', '%25')
-  }
+    if (!decodeURIComponent(url).includes('\0')) return url
+  } catch {}
+  return url.replaceAll('%', '%25')
 }
 
 function readJsonOnly(server: FastifyInstance): void {

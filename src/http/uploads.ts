@@ -7,7 +7,7 @@ import { ApiError } from '../errors.ts'
 import type { Storage } from '../storage/storage.ts'
 import { MAX_UPLOAD_BYTES, tooLarge } from '../uploads/receive.ts'
 import type { Uploads, UploadView } from '../uploads/uploads.ts'
-import { fileAnswers, refusals } from './answers.ts'
+import { BODY_STATUSES, fileAnswers, refusals, unchecked } from './answers.ts'
 import { TRANSFER_TIMEOUT_MS } from './app.ts'
 import { sendFile } from './bytes.ts'
 
@@ -41,6 +41,8 @@ export async function uploadRoutes(
     url: '/upload',
     handlerTimeout: TRANSFER_TIMEOUT_MS,
     config: { scope: 'generate' },
+    // The body is a stream.
+    validatorCompiler: unchecked,
     schema: {
       summary: 'Upload a file',
       description:
@@ -49,11 +51,10 @@ export async function uploadRoutes(
         'hours. A customer may have 20 GB or 5,000 files at a time.',
       tags: ['Uploads'],
       consumes: ['multipart/form-data'],
+      body: z.object({ file: z.file() }),
       response: {
         201: answer,
-        ...refusals(['validation_error', 'invalid_media_type'], {
-          at: { 400: ['validation_error'], 413: ['validation_error'] },
-        }),
+        ...refusals(['validation_error', 'invalid_media_type'], { at: BODY_STATUSES }),
       },
     },
     async handler(request, reply) {

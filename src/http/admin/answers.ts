@@ -1,14 +1,19 @@
 import { z } from 'zod'
 import { ApiError, type ErrorCode } from '../../errors.ts'
-import { refusals } from '../answers.ts'
+import { BODY_STATUSES, refusals } from '../answers.ts'
 
 /** The error answers of an admin operation: those that each may answer, and its own. */
-export function adminRefusals(own: readonly ErrorCode[], at: Partial<Record<number, readonly ErrorCode[]>> = {}) {
-  return refusals(['unauthorized', 'validation_error', ...own], { open: true, at })
+export function adminRefusals(own: readonly ErrorCode[]) {
+  return refusals(['unauthorized', 'validation_error', ...own], { open: true })
+}
+
+/** Likewise, of an operation that takes a body. */
+export function adminBodyRefusals(own: readonly ErrorCode[]) {
+  return refusals(['unauthorized', 'validation_error', ...own], { open: true, at: BODY_STATUSES })
 }
 
 /** An id in a path. */
-export const idParams = z.object({ id: z.string().max(100) })
+export const idParams = z.object({ id: z.string() })
 
 export const nextCursor = z.string().nullable().describe('null: there is no further page')
 

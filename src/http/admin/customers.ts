@@ -9,7 +9,7 @@ import { KEYS_CHANNEL } from '../auth.ts'
 import { money, pageQuery } from '../answers.ts'
 import type { Admin } from './admin.ts'
 import { auditLine } from './audit.ts'
-import { adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
+import { adminBodyRefusals, adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
 
 const DEFAULT_MAX_ACTIVE_ORDERS = 1000
 
@@ -55,7 +55,7 @@ export const customerRoutes =
             max_active_orders: maxActiveOrders.default(DEFAULT_MAX_ACTIVE_ORDERS),
             rate_limit_per_minute: rateLimit.default(null),
           }),
-          response: { 201: one, ...adminRefusals([]) },
+          response: { 201: one, ...adminBodyRefusals([]) },
         },
       },
       async (request, reply) => {
@@ -121,7 +121,7 @@ export const customerRoutes =
               rate_limit_per_minute: rateLimit.optional(),
             })
             .refine(body => Object.keys(body).length > 0, 'nothing to change'),
-          response: { 200: one, ...adminRefusals(['customer_not_found']) },
+          response: { 200: one, ...adminBodyRefusals(['customer_not_found']) },
         },
       },
       async request => {

@@ -8,7 +8,7 @@ import { pageQuery } from '../answers.ts'
 import type { Admin } from './admin.ts'
 import { auditLine } from './audit.ts'
 import { findCustomer, forgetKeys } from './customers.ts'
-import { adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
+import { adminBodyRefusals, adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
 
 const scopes = z
   .array(z.enum(['read', 'generate']))
@@ -41,7 +41,7 @@ export const keyRoutes =
           }),
           response: {
             201: z.object({ success: z.literal(true), key: keyBody.extend({ secret: z.string() }) }),
-            ...adminRefusals(['customer_not_found']),
+            ...adminBodyRefusals(['customer_not_found']),
           },
         },
       },

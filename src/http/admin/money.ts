@@ -9,7 +9,7 @@ import { hashBody, readIdempotencyKey } from '../idempotency.ts'
 import { money, pageQuery } from '../answers.ts'
 import type { Admin } from './admin.ts'
 import { findCustomer } from './customers.ts'
-import { adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
+import { adminBodyRefusals, adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
 
 /** Of one call: a slip of the keyboard should not make anyone a millionaire twice over. */
 const MOST = 1_000_000_000_000n
@@ -23,9 +23,7 @@ const dollars = (allowed: (amount: Micros) => boolean, rule: string) =>
   })
 
 const moved = z.object({ id: z.string(), amount_usd: money, balance_usd: money })
-const moveRefusals = adminRefusals(['customer_not_found', 'insufficient_balance', 'idempotency_conflict'], {
-  400: ['validation_error'],
-})
+const moveRefusals = adminBodyRefusals(['customer_not_found', 'insufficient_balance', 'idempotency_conflict'])
 const once = z.object({
   'idempotency-key': z.string().optional().describe('required; 1 to 255 visible ASCII characters'),
 })

@@ -6,7 +6,7 @@ import { ApiError } from '../../errors.ts'
 import { formatMoney } from '../../money.ts'
 import { money, orderStatus, pageQuery } from '../answers.ts'
 import type { Admin } from './admin.ts'
-import { adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
+import { adminBodyRefusals, adminRefusals, cutPage, idParams, nextCursor, readCursor } from './answers.ts'
 import { resolveOrder } from './resolve.ts'
 
 const time = z.string().nullable()
@@ -110,7 +110,7 @@ export const orderRoutes =
           description: 'It fails as submission_unknown, its hold is released, the expected cost is booked to suspense.',
           params: idParams,
           body: z.strictObject({ outcome: z.literal('failed') }),
-          response: { 200: one, ...adminRefusals(['order_not_found', 'cannot_resolve']) },
+          response: { 200: one, ...adminBodyRefusals(['order_not_found', 'cannot_resolve']) },
         },
       },
       async request => {

@@ -7,7 +7,7 @@ import { formatMoney, type Micros } from '../../money.ts'
 import type { Trouble } from '../../routing/breaker.ts'
 import { money } from '../answers.ts'
 import type { Admin } from './admin.ts'
-import { adminRefusals, idParams } from './answers.ts'
+import { adminBodyRefusals, adminRefusals, idParams } from './answers.ts'
 import { auditLine } from './audit.ts'
 
 const accountBody = z.object({
@@ -78,7 +78,7 @@ export const providerRoutes =
           body: z.strictObject({ enabled: z.boolean() }),
           response: {
             200: z.object({ success: z.literal(true), provider: providerBody }),
-            ...adminRefusals(['provider_not_found']),
+            ...adminBodyRefusals(['provider_not_found']),
           },
         },
       },

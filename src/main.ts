@@ -7,11 +7,13 @@ import { loadCatalog } from './catalog/catalog.ts'
 import { type Config, readConfig } from './config.ts'
 import { type EmbeddedDb, startEmbedded } from './db/embedded.ts'
 import { migrate } from './db/migrate.ts'
+import { isOutage } from './db/outage.ts'
 import { type Db, openDb } from './db/pool.ts'
 import { createDemo } from './demo.ts'
 import { StartError } from './errors.ts'
 import { buildServer } from './http/server.ts'
 import { startJobs } from './jobs/jobs.ts'
+import { addMetrics } from './metrics.ts'
 import type { CrashPoint } from './orders/engine.ts'
 import { createEngine } from './orders/start.ts'
 import { openStorage } from './storage/open.ts'
@@ -63,6 +65,8 @@ export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Run
       reached: crashAt(env),
     })
     undo.push(() => running.stop(DRAIN_MS))
+    const metrics = new Registry()
+    addMetrics({ ...running.engine, registry: metrics })
     const server = await buildServer({
       ...running.engine,
       config,
@@ -70,7 +74,7 @@ export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Run
       adminToken: token.token,
       placer: running.placer,
       uploads,
-      metrics: new Registry(),
+      metrics,
       checkQueue: jobs.check,
     })
     undo.push(() => server.close())
@@ -80,7 +84,8 @@ export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Run
     return { origin, stop }
   } catch (error) {
     await stop()
-    throw error
+    if (error instanceof StartError || !isOutage(error)) throw error
+    throw new StartError(`the database was lost during the start: ${(error as Error).message}`, { cause: error })
   }
 }
 
@@ -130,7 +135,7 @@ interface Greeting {
 
 /** What a person sees at start. The admin token is printed when it was made here, so it does not stay in every log. */
 async function greet({ config, db, origin, token, fresh, catalog }: Greeting): Promise<void> {
-  const lines = [`genmux listens on ${origin} (${config.role}); reference: ${origin}/docs`]
+  const lines = [`genmux listens on ${origin} (${config.role}); reference: ${origin}/docs, operators: ${origin}/console`]
   if (token.made) lines.push(`admin token: ${token.token} (kept in ${join(config.dataDir, 'admin-token')})`)
   const demo = fresh ? await createDemo(db, catalog, origin) : undefined
   if (demo) lines.push('', 'A demo customer with $25 was made. Paste these:', '', ...demo, '')

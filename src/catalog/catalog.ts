@@ -31,7 +31,8 @@ export async function loadCatalog(file: string | undefined, options: CatalogOpti
   const [first] = mistakes
   if (first) {
     const more = mistakes.length > 1 ? ` (and ${mistakes.length - 1} more: genmux catalog check ${path})` : ''
-    throw new StartError(`${path}:${first.line}:${first.column}: ${first.message}${more}`)
+    const variable = file === undefined ? '' : 'CATALOG_FILE '
+    throw new StartError(`${variable}${path}:${first.line}:${first.column}: ${first.message}${more}`)
   }
   return build(read as CatalogFile, options)
 }

@@ -21,6 +21,7 @@ export function groupCommit<Item, Answer>(
   }
   let waiting: Waiting[] = []
   let busy = 0
+  let gathering = false
 
   function takeBatch(): Waiting[] {
     const batch: Waiting[] = []
@@ -63,6 +64,11 @@ export function groupCommit<Item, Answer>(
     new Promise<Answer>((done, failed) => {
       waiting.push({ item, done, failed })
       // Requests of one turn of the event loop gather before the first is written.
-      setImmediate(() => void pump())
+      if (gathering) return
+      gathering = true
+      setImmediate(() => {
+        gathering = false
+        void pump()
+      })
     })
 }

@@ -71,16 +71,21 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
   await addOpenApi(server, app.config.publicUrl)
   await addLimits(server, app)
 
+  await server.register(healthRoutes(app))
+  if (app.config.role !== 'worker') await addRoutes(server, app)
+  await server.ready()
+  return server
+}
+
+/** What others are served. A worker has only its health. */
+async function addRoutes(server: FastifyInstance, app: App): Promise<void> {
   await server.register(docsRoutes)
   await server.register(consoleRoutes)
-  await server.register(healthRoutes(app))
   await server.register(resultRoutes(app))
   await server.register(mediaRoutes, app)
   await server.register(callbackRoutes((token, body) => hint(app, token, body)))
   await server.register(adminRoutes(app), { prefix: '/admin/v1' })
   await server.register(customerApi(app), { prefix: '/api/v1' })
-  await server.ready()
-  return server
 }
 
 /** Everything under /api/v1, behind the gate. */

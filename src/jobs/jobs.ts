@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import { PgBoss } from 'pg-boss'
 import type { Config } from '../config.ts'
 import { listen } from '../db/listen.ts'
+import { isOutage } from '../db/outage.ts'
 import type { Db } from '../db/pool.ts'
 import type { Storage } from '../storage/storage.ts'
 import { convert } from '../uploads/convert.ts'
@@ -60,7 +61,7 @@ export async function startJobs(deps: JobDeps): Promise<Jobs> {
     schedule: deps.work,
     monitorIntervalSeconds: 5,
   })
-  boss.on('error', error => log.error({ err: error }, 'job queue failed'))
+  boss.on('error', error => log[isOutage(error) ? 'warn' : 'error']({ err: error }, 'job queue failed'))
   await boss.start()
   for (const [name, options] of Object.entries(QUEUES))
     await boss.createQueue(name, { ...options, notify: true, deleteAfterSeconds: 86_400 })

@@ -6,7 +6,7 @@ import { accountOf, asProviderError } from './submit.ts'
 /** What cancelling needs of the engine; an api process has it without running loops. */
 export type Canceller = Pick<Engine, 'db' | 'catalog' | 'calls' | 'settle' | 'log'>
 
-export const FIND_ORDER = {
+const FIND_ORDER = {
   name: 'find_order',
   text: `SELECT id, model_id, status, cost, result, expires_at, error_code, error_message FROM orders WHERE id = $1 AND customer_id = $2`,
 }
@@ -32,6 +32,7 @@ export async function cancelOrder(engine: Canceller, customerId: string, orderId
   const { account, adapter } = accountOf(engine, attempt)
   if (!account || !adapter?.cancel)
     throw refuse('cannot_cancel', 'This generation cannot be cancelled once it has started.')
+  await wanted(engine, attempt)
   if (attempt.cancel_requested_at) throw refuse('cancel_pending', 'Cancellation in progress')
   try {
     switch (await adapter.cancel(attempt.ref, engine.calls.of(account))) {
@@ -41,8 +42,10 @@ export async function cancelOrder(engine: Canceller, customerId: string, orderId
         await requested(engine, attempt)
         throw refuse('cancel_pending', 'Cancellation in progress')
       case 'too_early':
+        await unwanted(engine, attempt)
         throw refuse('not_ready', 'Generation not started yet. Try again shortly.')
       case 'too_late':
+        await unwanted(engine, attempt)
         throw refuse('cannot_cancel', 'Order cannot be cancelled')
     }
   } catch (error) {
@@ -75,12 +78,32 @@ async function confirm(engine: Canceller, customerId: string, attempt: AttemptRo
   throw new ApiError('cannot_cancel', 'Order cannot be cancelled', { extra: { order: viewOrder(order) } })
 }
 
+const WANTED = {
+  name: 'cancel_wanted',
+  text: 'UPDATE orders SET cancel_requested_at = coalesce(cancel_requested_at, now()) WHERE id = $1',
+}
+const UNWANTED = {
+  name: 'cancel_unwanted',
+  text: `UPDATE orders SET cancel_requested_at = NULL
+    WHERE id = $1 AND NOT EXISTS (SELECT FROM attempts WHERE id = $2 AND cancel_requested_at IS NOT NULL)`,
+}
+
+/**
+ * Stands before the upstream is asked: a poll may see the task cancelled first, and must not take the order elsewhere. It stays
+ * when nobody knows what came of the request.
+ */
+async function wanted(engine: Canceller, attempt: AttemptRow): Promise<void> {
+  await engine.db.run(WANTED, [attempt.order_id])
+}
+
+async function unwanted(engine: Canceller, attempt: AttemptRow): Promise<void> {
+  await engine.db.run(UNWANTED, [attempt.order_id, attempt.id])
+}
+
 const REQUESTED = {
   name: 'cancel_requested',
-  text: `WITH a AS (
-      UPDATE attempts SET cancel_requested_at = now(), next_poll_at = least(next_poll_at, now() + interval '1 second')
-      WHERE id = $1 AND state = 'accepted' RETURNING order_id)
-    UPDATE orders SET cancel_requested_at = now() FROM a WHERE orders.id = a.order_id`,
+  text: `UPDATE attempts SET cancel_requested_at = now(), next_poll_at = least(next_poll_at, now() + interval '1 second')
+    WHERE id = $1 AND state = 'accepted'`,
 }
 
 async function requested(engine: Canceller, attempt: AttemptRow): Promise<void> {

@@ -51,7 +51,8 @@ const DELIVERED = { name: 'delivered', text: 'SELECT position, token FROM output
 const KEEP = {
   name: 'keep_output',
   text: `INSERT INTO outputs (token, order_id, position, name, mime_type, size, sha256, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (order_id, position) DO NOTHING`,
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (order_id, position) DO UPDATE SET expires_at = excluded.expires_at RETURNING token`,
 }
 const EXPIRE = { name: 'expire_outputs', text: 'UPDATE outputs SET expires_at = $2 WHERE order_id = $1' }
 
@@ -65,17 +66,20 @@ async function mirrorAll(
   if (!account || !adapter) throw new Error('the account left the catalog')
   const call = engine.calls.of(account)
   const rows = await engine.db.run<{ position: number; token: string }>(DELIVERED, [attempt.order_id])
+  const tokens = rows.sort((a, b) => a.position - b.position).map(row => row.token)
+  // All of an order's links live equally long, also those that a process mirrored before it died.
+  if (rows.length > 0) await engine.db.run(EXPIRE, [attempt.order_id, expiresAt])
   for (const [position, output] of outputs.entries()) {
-    if (rows.some(row => row.position === position)) continue
+    if (position < tokens.length) continue
     const token = randomBytes(24).toString('base64url')
     const name = `results/${token}`
     const { size, sha256, mimeType } = await mirror(engine, adapter, call, output, name)
-    await engine.db.run(KEEP, [token, attempt.order_id, position, name, mimeType, size, sha256, expiresAt])
+    const values = [token, attempt.order_id, position, name, mimeType, size, sha256, expiresAt]
+    // The token that stands: another process may have mirrored it meanwhile.
+    const [kept] = await engine.db.run<{ token: string }>(KEEP, values)
+    tokens.push(kept?.token ?? token)
   }
-  // All of an order's links live equally long, also those that a process mirrored before it died.
-  if (rows.length > 0) await engine.db.run(EXPIRE, [attempt.order_id, expiresAt])
-  const standing = await engine.db.run<{ position: number; token: string }>(DELIVERED, [attempt.order_id])
-  return standing.sort((a, b) => a.position - b.position).map(row => `${engine.publicUrl}/g/${row.token}`)
+  return tokens.map(token => `${engine.publicUrl}/g/${token}`)
 }
 
 interface Mirrored {

@@ -79,6 +79,8 @@ export interface AttemptRow {
   readonly cancel_requested_at: Date | null
   /** Its deadline has passed, by the database's clock. */
   readonly overdue: boolean
+  /** Until its deadline, ms; negative once it has passed. */
+  readonly left_ms: number
   /** Since when the upstream says that it knows nothing of it, ms. */
   readonly absent_ms: number | null
 }
@@ -103,26 +105,38 @@ export interface HeldOrder {
 /** What a step leaves: look again at once, look again in so many ms, or nothing to write. */
 export type Next = 'again' | { readonly wakeInMs: number } | 'left'
 
+/** The columns of AttemptRow. */
+export const ATTEMPT_COLUMNS = `id, order_id, n, provider, account, upstream_model, state, input, idempotency_key, nonce, ref,
+  outputs, fault, expected_cost, cost, submits, reconciles, submitted_at, cancel_requested_at, deadline_at <= now() AS overdue,
+  (extract(epoch FROM deadline_at - now()) * 1000)::float8 AS left_ms,
+  (extract(epoch FROM now() - absent_since) * 1000)::float8 AS absent_ms`
+
 const ATTEMPTS = {
   name: 'attempts_of',
-  text: `SELECT id, order_id, n, provider, account, upstream_model, state, input, idempotency_key, nonce, ref, outputs, fault,
-      expected_cost, cost, submits, reconciles, submitted_at, cancel_requested_at, deadline_at <= now() AS overdue,
-      (extract(epoch FROM now() - absent_since) * 1000)::float8 AS absent_ms
-    FROM attempts WHERE order_id = $1 ORDER BY n`,
+  text: `SELECT ${ATTEMPT_COLUMNS} FROM attempts WHERE order_id = $1 ORDER BY n`,
 }
 
 export function attemptsOf(engine: Pick<Engine, 'db'>, orderId: string): Promise<AttemptRow[]> {
   return engine.db.run<AttemptRow>(ATTEMPTS, [orderId])
 }
 
+// An order that nobody holds and that waits for nothing else is woken in the same statement.
 const END = {
   name: 'end_attempt',
-  text: `UPDATE attempts SET state = $2, fault = $3, fault_message = $4, cost = coalesce($5, cost), finished_at = now(),
-      next_poll_at = NULL
-    WHERE id = $1 AND state IN ('preparing', 'submitting', 'unclear', 'accepted', 'finished')`,
+  text: `WITH a AS (
+      UPDATE attempts SET state = $2, fault = $3, fault_message = $4, cost = coalesce($5, cost), finished_at = now(),
+        next_poll_at = NULL
+      WHERE id = $1 AND state = $6 RETURNING order_id),
+    woken AS (
+      UPDATE orders SET wake_at = now() FROM a
+      WHERE orders.id = a.order_id AND orders.wake_at IS NULL AND orders.status IN ('queued', 'processing'))
+    SELECT order_id FROM a`,
 }
 
-/** Ends an attempt without ending its order. */
+/**
+ * Ends an attempt without ending its order. Does nothing when its state is no longer the one that the caller saw: somebody
+ * else knows more about it by now.
+ */
 export async function endAttempt(
   engine: Engine,
   attempt: AttemptRow,
@@ -133,13 +147,15 @@ export async function endAttempt(
     cost?: Micros | undefined
   },
 ): Promise<void> {
-  await engine.db.run(END, [
+  const ended = await engine.db.run(END, [
     attempt.id,
     end.state,
     end.fault,
     end.message.slice(0, 1_000),
     end.cost?.toString() ?? null,
+    attempt.state,
   ])
+  if (ended.length === 0) return
   engine.log.info(
     {
       order: attempt.order_id,

@@ -15,7 +15,9 @@ const FOUND = {
   text: `WITH a AS (
       UPDATE attempts SET state = CASE WHEN state = 'abandoned' THEN state ELSE 'accepted' END, ref = $2, accepted_at = now(),
         next_poll_at = now()
-      WHERE id = $1 AND state IN ('submitting', 'unclear', 'abandoned') AND ref IS NULL RETURNING order_id, state)
+      WHERE id = $1 AND state IN ('submitting', 'unclear', 'abandoned') AND ref IS NULL AND NOT EXISTS (
+        SELECT FROM attempts o WHERE o.provider = attempts.provider AND o.account = attempts.account AND o.ref = $2)
+      RETURNING order_id, state)
     UPDATE orders SET status = 'processing', started_at = coalesce(started_at, now()), wake_at = NULL
     FROM a WHERE orders.id = a.order_id AND a.state = 'accepted' AND orders.status IN ('queued', 'processing')`,
 }

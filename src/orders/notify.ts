@@ -64,7 +64,6 @@ export function startNotifyLoop(deps: { readonly db: Db; readonly log: Logger })
 
   const ticker = setInterval(() => void look(), TICK_MS)
   return {
-    wake: () => void look(),
     async stop(ms) {
       stopped = true
       clearInterval(ticker)

@@ -1,6 +1,6 @@
 import type { Accepted, Fault, Finished, ProviderError } from '../providers/provider.ts'
-import { ORDER_FAULT_MESSAGES, type OrderFault } from './order.ts'
 import { type AttemptRow, type Engine, endAttempt, type HeldOrder, type Next } from './engine.ts'
+import { abandon } from './abandon.ts'
 import { accepted, accountOf, asProviderError, blame, finished, taskOf } from './submit.ts'
 
 /*
@@ -14,7 +14,9 @@ import { accepted, accountOf, asProviderError, blame, finished, taskOf } from '.
  * possibly lost, and the attempt is looked at later: a late success is recorded, never charged.
  */
 
+/** Half a minute, or a quarter of a deadline that is shorter than two. */
 const ABSENT_TWICE_MS = 30_000
+const ABSENT_TWICE_SHARE = 4
 /**
  * The same bytes refused for what they say were refused the first time too, so nothing stands under their key. Any other
  * refusal (funds, limits, availability) speaks of this moment and proves nothing.
@@ -22,12 +24,18 @@ const ABSENT_TWICE_MS = 30_000
 const PROVES_ABSENCE = new Set<Fault>(['content_rejected', 'invalid_input', 'mapping'])
 
 export async function reconcile(engine: Engine, order: HeldOrder, attempt: AttemptRow): Promise<Next> {
-  if (attempt.overdue) return abandon(engine, attempt, 'submission_unknown')
-  const { account, adapter } = accountOf(engine, attempt)
+  if (attempt.overdue) return abandon(engine, attempt, order.fence, 'submission_unknown')
+  const next = await ask(engine, order, attempt)
+  // Its deadline is not slept through.
+  return typeof next === 'object' ? { wakeInMs: Math.min(next.wakeInMs, attempt.left_ms + 10) } : next
+}
+
+async function ask(engine: Engine, order: HeldOrder, found: AttemptRow): Promise<Next> {
+  const { account, adapter } = accountOf(engine, found)
   if (!account || !adapter) return { wakeInMs: 30_000 }
-  if (!adapter.idempotentSubmit && !adapter.reconcile) return { wakeInMs: 5_000 }
+  if (!adapter.idempotentSubmit && !adapter.reconcile) return { wakeInMs: found.left_ms }
   if (!order.held()) return 'left'
-  await countReconcile(engine, attempt)
+  const attempt = await countReconcile(engine, found)
   const call = engine.calls.of(account)
   let answer: Accepted | Finished | 'absent' | 'unknown'
   try {
@@ -70,7 +78,7 @@ async function stillUnclear(
   replayed: boolean,
 ): Promise<Next> {
   const { account } = accountOf(engine, attempt)
-  if (account) await blame(engine, account, error)
+  if (account) await blame(engine, account, error, replayed ? 'submit' : 'read')
   if (!replayed || !PROVES_ABSENCE.has(error.fault)) return pause(attempt, error.retryAfterMs)
   await endAttempt(engine, attempt, { state: 'failed', fault: error.fault, message: error.message })
   return 'again'
@@ -82,8 +90,9 @@ const RECONCILING = {
     WHERE id = $1 AND state IN ('submitting', 'unclear')`,
 }
 
-async function countReconcile(engine: Engine, attempt: AttemptRow): Promise<void> {
+async function countReconcile(engine: Engine, attempt: AttemptRow): Promise<AttemptRow> {
   await engine.db.run(RECONCILING, [attempt.id])
+  return { ...attempt, state: 'unclear' }
 }
 
 const ABSENT = {
@@ -92,43 +101,17 @@ const ABSENT = {
 }
 
 async function absent(engine: Engine, attempt: AttemptRow): Promise<Next> {
-  if (attempt.absent_ms !== null && attempt.absent_ms >= ABSENT_TWICE_MS) {
+  const deadlineMs = accountOf(engine, attempt).provider?.poll.deadline_ms ?? Number.POSITIVE_INFINITY
+  const apartMs = Math.min(ABSENT_TWICE_MS, deadlineMs / ABSENT_TWICE_SHARE)
+  if (attempt.absent_ms !== null && attempt.absent_ms >= apartMs) {
     await endAttempt(engine, attempt, { state: 'absent', fault: 'absent', message: 'the upstream never had it' })
     return 'again'
   }
   await engine.db.run(ABSENT, [attempt.id])
-  return { wakeInMs: ABSENT_TWICE_MS - (attempt.absent_ms ?? 0) + 100 }
+  return { wakeInMs: apartMs - (attempt.absent_ms ?? 0) + 100 }
 }
 
 /** 1 s, 2 s, 4 s … at most 20 s between questions. */
 function pause(attempt: AttemptRow, atLeastMs = 0): Next {
   return { wakeInMs: Math.max(atLeastMs, Math.min(20_000, 1_000 * 2 ** Math.min(attempt.reconciles, 5))) }
-}
-
-const RECHECK_MS = 5 * 60_000
-
-/** Gives up waiting for an attempt whose fate is unknown, and ends its order. */
-export async function abandon(
-  engine: Engine,
-  attempt: AttemptRow,
-  code: Extract<OrderFault, 'submission_unknown' | 'timed_out'>,
-): Promise<'left'> {
-  const ended = await engine.settle({
-    orderId: attempt.order_id,
-    fence: null,
-    status: 'failed',
-    errorCode: code,
-    errorMessage: ORDER_FAULT_MESSAGES[code],
-    attemptId: attempt.id,
-    attemptState: 'abandoned',
-    suspense: attempt.cost ?? attempt.expected_cost,
-    ...(attempt.ref === null ? {} : { recheckAt: new Date(Date.now() + RECHECK_MS) }),
-  })
-  if (ended) {
-    engine.log.error(
-      { order: attempt.order_id, attempt: attempt.id, provider: attempt.provider, account: attempt.account, code },
-      'attempt abandoned: the upstream may have taken its cost',
-    )
-  }
-  return 'left'
 }

@@ -37,7 +37,11 @@ export const orderBody = z
       .nullish()
       .describe('By `options_schema[].key` of the model.'),
     routing: z.enum(ROUTINGS).nullish().describe('How to choose who makes it; default: the model decides.'),
-    callback_url: z.string().max(2048).nullish().describe('An https URL on a public address, to call when the order has ended.'),
+    callback_url: z
+      .string()
+      .max(2048)
+      .nullish()
+      .describe('An https URL on a public address, to call when the order has ended.'),
   })
   .meta({
     id: 'OrderRequest',

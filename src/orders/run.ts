@@ -1,13 +1,10 @@
 import type { Logger } from 'pino'
 import { isOutage } from '../db/outage.ts'
-import type { OrderInput } from '../catalog/model.ts'
-import { candidates } from '../routing/candidates.ts'
-import { judge, type PastAttempt } from '../routing/decide.ts'
 import { deliver } from './deliver.ts'
-import { type AttemptRow, attemptsOf, type Engine, type HeldOrder, type Next } from './engine.ts'
-import { ORDER_FAULT_MESSAGES, type OrderFault } from './order.ts'
+import { type AttemptRow, attemptsOf, type Engine, endAttempt, type HeldOrder, type Next } from './engine.ts'
+import { prepare } from './prepare.ts'
 import { reconcile } from './reconcile.ts'
-import { beginAttempt, prepare } from './submit.ts'
+import { nextRoute } from './route.ts'
 
 /*
  * The run loop. It claims orders whose wake_at has come, and takes each as far as it goes: a route, a submit, a delivery, an
@@ -36,18 +33,21 @@ const CLAIM = {
     WHERE id IN (SELECT id FROM orders WHERE wake_at <= now() ORDER BY wake_at LIMIT $1 FOR UPDATE SKIP LOCKED)
     RETURNING id, fence, model_id, status, cost, input, routing, delivery_failures, cancel_requested_at, deadline_at <= now() AS overdue`,
 }
+// A row that is locked is being settled or moved on by somebody: it is not waited for, which could be a deadlock.
 const RENEW = {
   name: 'renew_leases',
   text: `UPDATE orders SET wake_at = now() + $3 * interval '1 millisecond'
-    FROM unnest($1::text[], $2::int[]) AS held(id, fence)
-    WHERE orders.id = held.id AND orders.fence = held.fence AND orders.wake_at IS NOT NULL
-      AND orders.status IN ('queued', 'processing')
-    RETURNING orders.id`,
+    WHERE id IN (
+      SELECT o.id FROM unnest($1::text[], $2::int[]) AS held(id, fence)
+      JOIN orders o ON o.id = held.id AND o.fence = held.fence
+      WHERE o.wake_at > now() AND o.status IN ('queued', 'processing') FOR NO KEY UPDATE OF o SKIP LOCKED)
+    RETURNING id`,
 }
+// Only while the lease stands: whoever woke the order meanwhile, or left it to its polls, knows better when to look.
 const RELEASE = {
   name: 'release_order',
   text: `UPDATE orders SET wake_at = now() + $3 * interval '1 millisecond'
-    WHERE id = $1 AND fence = $2 AND status IN ('queued', 'processing')`,
+    WHERE id = $1 AND fence = $2 AND wake_at > now() AND status IN ('queued', 'processing')`,
 }
 
 type ClaimedRow = Omit<HeldOrder, 'held'>
@@ -57,13 +57,16 @@ interface Lease {
 }
 
 export interface Loop {
-  /** Looks for work now. */
-  wake(): void
   /** Takes no more work and waits for what is under way, at most `ms`. */
   stop(ms: number): Promise<void>
 }
 
-export function startRunLoop(engine: Engine): Loop {
+export interface RunLoop extends Loop {
+  /** Looks for work now, not at the next tick. */
+  wake(): void
+}
+
+export function startRunLoop(engine: Engine): RunLoop {
   const leases = new Map<string, Lease>()
   let stopped = false
   let claiming = false
@@ -77,9 +80,10 @@ export function startRunLoop(engine: Engine): Loop {
     claiming = true
     try {
       do {
-        wanted = false
         const free = Math.min(BATCH, MAX_HELD - leases.size)
+        // Left wanted: the next order that is let go of makes room.
         if (free <= 0 || stopped) return
+        wanted = false
         const askedAt = performance.now()
         const rows = await engine.db.run<ClaimedRow>(CLAIM, [free, LEASE_MS])
         for (const row of rows) void hold(row, askedAt)
@@ -158,7 +162,7 @@ function step(engine: Engine, order: HeldOrder, attempts: readonly AttemptRow[])
   const live = attempts.at(-1)
   switch (live?.state) {
     case 'preparing':
-      return prepare(engine, order, live)
+      return live.overdue ? tooLate(engine, live) : prepare(engine, order, live)
     case 'submitting':
     case 'unclear':
       return reconcile(engine, order, live)
@@ -172,74 +176,8 @@ function step(engine: Engine, order: HeldOrder, attempts: readonly AttemptRow[])
   }
 }
 
-async function nextRoute(engine: Engine, order: HeldOrder, past: readonly AttemptRow[]): Promise<Next> {
-  if (order.cancel_requested_at && past.length > 0) return end(engine, order, 'cancelled')
-  const verdict = judge(past.map(asPast))
-  if (verdict.fail) return end(engine, order, 'failed', verdict.fail)
-  const model = engine.catalog.models.get(order.model_id)
-  if (!model) return end(engine, order, 'failed', 'provider_failed')
-  await engine.observer.refresh()
-  const wanted = { input: JSON.parse(order.input) as OrderInput, price: order.cost, routing: order.routing }
-  const found = await candidates(model, wanted, verdict, {
-    off: await engine.switches.off(),
-    observer: engine.observer,
-  })
-  if (found.length === 0)
-    return end(engine, order, 'failed', past.at(-1)?.fault === 'timed_out' ? 'timed_out' : 'provider_failed')
-  if (order.overdue) return end(engine, order, 'failed', past.length > 0 ? 'provider_failed' : 'timed_out')
-
-  let waitMs = 30_000
-  let unfit = 0
-  for (const candidate of found) {
-    const { concurrent } = candidate.account.limits
-    if (concurrent !== undefined && (await engine.budgets.inFlight(candidate.account)) >= concurrent) {
-      waitMs = Math.min(waitMs, 1_000)
-      continue
-    }
-    // Looked at before the breaker is asked, whose one probe must not be lost for want of budget.
-    if ((await engine.budgets.available(candidate.account, 'submit')) <= 0) {
-      waitMs = Math.min(waitMs, 2_000)
-      continue
-    }
-    if (!(await engine.breaker.allow(candidate.account))) {
-      waitMs = Math.min(waitMs, 2_000)
-      continue
-    }
-    const taken = await engine.budgets.take(candidate.account, 'submit')
-    if (!taken.granted) {
-      waitMs = Math.min(waitMs, taken.retryAfterMs)
-      continue
-    }
-    const next = await beginAttempt(engine, order, candidate)
-    if (next === 'unfit') unfit += 1
-    else if (next === 'saturated') waitMs = Math.min(waitMs, 1_000)
-    else return next
-  }
-  if (unfit === found.length) return end(engine, order, 'failed', 'provider_failed')
-  // Orders that wait for the same thing do not all come back at the same moment.
-  return { wakeInMs: Math.max(100, waitMs) * (1 + Math.random() / 4) }
-}
-
-function asPast(attempt: AttemptRow): PastAttempt {
-  return {
-    provider: attempt.provider,
-    account: attempt.account,
-    upstreamModel: attempt.upstream_model,
-    fault: (attempt.fault ?? 'task_failed') as PastAttempt['fault'],
-  }
-}
-
-async function end(
-  engine: Engine,
-  order: HeldOrder,
-  status: 'failed' | 'cancelled',
-  code?: OrderFault,
-): Promise<'left'> {
-  await engine.settle({
-    orderId: order.id,
-    fence: order.fence,
-    status,
-    ...(code ? { errorCode: code, errorMessage: ORDER_FAULT_MESSAGES[code] } : {}),
-  })
-  return 'left'
+/** Nothing was sent. */
+async function tooLate(engine: Engine, attempt: AttemptRow): Promise<'again'> {
+  await endAttempt(engine, attempt, { state: 'failed', fault: 'timed_out', message: 'not submitted in time' })
+  return 'again'
 }

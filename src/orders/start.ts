@@ -12,7 +12,7 @@ import type { Storage } from '../storage/storage.ts'
 import type { CrashPoint, Engine } from './engine.ts'
 import { startNotifyLoop } from './notify.ts'
 import { createPlacer, type Placer } from './place.ts'
-import { type Loop, startRunLoop } from './run.ts'
+import { type Loop, type RunLoop, startRunLoop } from './run.ts'
 import { createSettle } from './settle.ts'
 import { startWatchLoop } from './watch.ts'
 
@@ -49,9 +49,8 @@ export function createEngine(deps: EngineDeps): RunningEngine {
   const budgets = createBudgets(db)
   const loops: Loop[] = []
   let listener: ReturnType<typeof listen> | undefined
-  const wake = () => {
-    for (const loop of loops) loop.wake()
-  }
+  let working: RunLoop | undefined
+  const wake = () => working?.wake()
   const reached = deps.reached ?? (() => {})
   const engine: Engine = {
     db,
@@ -86,7 +85,8 @@ export function createEngine(deps: EngineDeps): RunningEngine {
     engine,
     placer,
     startLoops() {
-      loops.push(startRunLoop(engine), startWatchLoop(engine), startNotifyLoop(engine))
+      working = startRunLoop(engine)
+      loops.push(working, startWatchLoop(engine), startNotifyLoop(engine))
       // An order that another process placed is begun at once, not at the next tick.
       listener = listen(deps.databaseUrl, [WORK_CHANNEL], wake)
     },

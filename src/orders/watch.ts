@@ -9,16 +9,18 @@ import {
   ProviderError,
   type Ref,
 } from '../providers/provider.ts'
-import { type AttemptRow, type Engine, endAttempt } from './engine.ts'
-import { abandon } from './reconcile.ts'
+import { ATTEMPT_COLUMNS, type AttemptRow, type Engine } from './engine.ts'
 import type { Loop } from './run.ts'
+import { shuffled } from '../routing/candidates.ts'
 import { tripsBreaker } from '../routing/decide.ts'
+import { giveUp } from './abandon.ts'
 import { accountOf, asProviderError, blame, madeOne } from './submit.ts'
 
 /*
- * The watch loop: asks upstreams about accepted attempts. One statement takes every due attempt of an account, most overdue
- * first, up to what the account's read budget has left, and pushes next_poll_at forward, so a crash is a late poll and no
- * two processes ask about the same attempt. What it learns moves the attempt on, and wakes the order.
+ * The watch loop: asks upstreams about accepted attempts. One statement takes due attempts of an account, most overdue first, as
+ * many as its read budget has to spare, and pushes next_poll_at forward, so a crash is a late poll and no two processes ask
+ * about the same attempt. What it learns moves the attempt on, and wakes the order. Polls spread over the budget's minute, and
+ * outputs that wait to be fetched from the same budget go first.
  *
  *   accepted ──▶ finished    outputs are known; run.ts delivers
  *       │──────▶ failed      the next route, or the end
@@ -30,10 +32,11 @@ import { accountOf, asProviderError, blame, madeOne } from './submit.ts'
 
 const TICK_MS = 200
 const MAX_POLLED = 200
-/** After a stuck attempt's cancel was requested, how long its confirmation is waited for. */
-const CANCEL_GRACE_MS = 30_000
-const RECHECK_FOR_MS = 86_400_000
-
+/** An attempt that could not be asked about for want of budget is given up this long after its deadline. */
+const UNASKED_MS = 120_000
+/** What a budget has left is spent in about so many looks. */
+const BURSTS = 8
+const BROKE_REST_MS = 1_000
 const DUE = {
   name: 'due_accounts',
   text: `SELECT provider, account, count(*)::int AS due FROM attempts WHERE next_poll_at <= now() GROUP BY provider, account`,
@@ -42,15 +45,20 @@ const CLAIM = {
   name: 'claim_polls',
   text: `UPDATE attempts SET next_poll_at = now() + CASE WHEN state = 'abandoned' THEN interval '5 minutes'
       ELSE $4 * interval '1 millisecond' * least(8, 1 + poll_failures) END
-    WHERE id IN (SELECT id FROM attempts WHERE provider = $1 AND account = $2 AND next_poll_at <= now()
+    WHERE id IN (SELECT id FROM attempts WHERE provider = $1 AND account = $2
+        AND next_poll_at <= now() + $5 * interval '1 millisecond'
+        AND (NOT $6 OR deadline_at <= now() - interval '${UNASKED_MS} milliseconds')
       ORDER BY next_poll_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-    RETURNING id, order_id, n, provider, account, upstream_model, state, input, idempotency_key, nonce, ref, outputs, fault,
-      expected_cost, cost, submits, reconciles, submitted_at, cancel_requested_at, deadline_at <= now() AS overdue,
-      NULL::float8 AS absent_ms`,
+    RETURNING ${ATTEMPT_COLUMNS}, poll_failures, (SELECT fence FROM orders WHERE orders.id = order_id) AS fence`,
 }
+
+/** With its order's fence of that moment: when that has moved on before the answer came, the answer ends no order. */
+type Watched = AttemptRow & { readonly fence: number; readonly poll_failures: number }
 
 export function startWatchLoop(engine: Engine): Loop {
   const asking = new Set<string>()
+  /** Until when an account is left alone, by `performance.now()`. */
+  const resting = new Map<string, number>()
   let stopped = false
   let looking = false
 
@@ -61,9 +69,10 @@ export function startWatchLoop(engine: Engine): Loop {
       const due = await engine.db.run<{ provider: string; account: string; due: number }>(DUE, [])
       for (const { provider, account } of due) {
         const key = `${provider}/${account}`
-        if (asking.has(key)) continue
+        if (asking.has(key) || (resting.get(key) ?? 0) > performance.now()) continue
         asking.add(key)
         void askAccount(engine, provider, account)
+          .then(restMs => resting.set(key, performance.now() + restMs))
           .catch(error =>
             engine.log[isOutage(error) ? 'warn' : 'error']({ provider, account, err: error }, 'polls failed'),
           )
@@ -78,7 +87,6 @@ export function startWatchLoop(engine: Engine): Loop {
 
   const ticker = setInterval(() => void look(), TICK_MS)
   return {
-    wake: () => void look(),
     async stop(ms) {
       stopped = true
       clearInterval(ticker)
@@ -88,21 +96,44 @@ export function startWatchLoop(engine: Engine): Loop {
   }
 }
 
-async function askAccount(engine: Engine, providerId: string, accountId: string): Promise<void> {
+/** Resolves with how long the account is left alone now, ms. */
+async function askAccount(engine: Engine, providerId: string, accountId: string): Promise<number> {
   const { provider, account, adapter } = accountOf(engine, { provider: providerId, account: accountId })
-  const left = account ? await engine.budgets.available(account, 'read') : MAX_POLLED
-  if (left <= 0) return
+  const { spare, restMs } =
+    account && adapter ? await spareReads(engine, account, adapter) : { spare: MAX_POLLED, restMs: 0 }
   const every = provider?.poll.every_ms ?? 30_000
-  const limit = adapter?.pollsMany ? MAX_POLLED : Math.min(MAX_POLLED, left)
-  const claimed = await engine.db.run<AttemptRow>(CLAIM, [providerId, accountId, limit, every])
-  if (claimed.length === 0) return
+  const broke = spare <= 0
+  const limit = adapter?.pollsMany || broke ? MAX_POLLED : Math.min(MAX_POLLED, Math.ceil(spare / BURSTS))
+  // A list tells of those that are nearly due as well.
+  const ahead = adapter?.pollsMany ? every : 0
+  const claimed = await engine.db.run<Watched>(CLAIM, [providerId, accountId, limit, every, ahead, broke])
+  if (claimed.length === 0) return broke ? BROKE_REST_MS : 0
   const answers =
-    account && adapter?.poll ? await ask(engine, account, adapter, claimed) : new Map<Ref, Pending | Finished>()
+    account && adapter?.poll && !broke
+      ? await ask(engine, account, adapter, claimed)
+      : new Map<Ref, Pending | Finished>()
   await record(engine, claimed, answers)
   for (const attempt of claimed) {
     const answer = answers.get(attempt.ref ?? '')
     if (attempt.overdue && (!answer || answer.state === 'pending')) await giveUp(engine, attempt)
   }
+  return broke ? BROKE_REST_MS : restMs * (adapter?.pollsMany ? 1 : claimed.length)
+}
+
+const TO_FETCH = {
+  name: 'attempts_to_fetch',
+  text: `SELECT count(*)::int AS count FROM attempts WHERE provider = $1 AND account = $2 AND state = 'finished'`,
+}
+
+async function spareReads(
+  engine: Engine,
+  account: AccountEntry,
+  adapter: Provider,
+): Promise<{ spare: number; restMs: number }> {
+  const { left, restMs } = await engine.budgets.pace(account, 'read')
+  if (!adapter.openOutput || !Number.isFinite(left)) return { spare: left, restMs }
+  const [row] = await engine.db.run<{ count: number }>(TO_FETCH, [account.provider, account.id])
+  return { spare: left - (row?.count ?? 0), restMs }
 }
 
 const POLL_FAILED = {
@@ -114,14 +145,17 @@ async function ask(
   engine: Engine,
   account: AccountEntry,
   adapter: Provider,
-  claimed: readonly AttemptRow[],
+  claimed: readonly Watched[],
 ): Promise<Map<Ref, Pending | Finished>> {
-  const refs = claimed.flatMap(attempt => (attempt.ref === null ? [] : [attempt.ref]))
+  // Which ones a list leaves out, and a poll cannot ask one by one, is chance: in the end all have their turn.
+  const refs = shuffled(claimed.flatMap(attempt => (attempt.ref === null ? [] : [attempt.ref])))
+  let failed = !adapter.pollsMany
   let answers = new Map<Ref, Pending | Finished>()
   try {
     const call: Call = engine.calls.of(account)
     answers = (await adapter.poll?.(refs, call)) ?? answers
   } catch (error) {
+    failed = true
     const fault = asProviderError(error)
     engine.log.warn(
       { provider: account.provider, account: account.id, fault: fault.fault, reason: fault.message },
@@ -130,8 +164,9 @@ async function ask(
     if (fault.fault === 'rate_limited') await engine.budgets.block(account, 'read', fault.retryAfterMs ?? 5_000)
     else if (tripsBreaker(fault.fault)) await engine.breaker.trip(account, fault.fault)
   }
-  const unasked = claimed.filter(attempt => !answers.has(attempt.ref ?? ''))
-  if (unasked.length > 0) await engine.db.run(POLL_FAILED, [claimed.map(a => a.id), unasked.map(a => a.id)])
+  const unasked = failed ? claimed.filter(attempt => !answers.has(attempt.ref ?? '')) : []
+  if (unasked.length > 0 || claimed.some(attempt => attempt.poll_failures > 0))
+    await engine.db.run(POLL_FAILED, [claimed.map(a => a.id), unasked.map(a => a.id)])
   return answers
 }
 
@@ -152,7 +187,7 @@ interface End {
   readonly id: string
   readonly state: 'finished' | 'failed' | 'cancelled'
   readonly outputs?: string
-  readonly fault?: Fault
+  readonly fault?: Fault | 'timed_out'
   readonly message?: string
   readonly cost?: string | undefined
 }
@@ -164,8 +199,11 @@ function endOf(attempt: AttemptRow, answer: Pending | Finished | undefined): End
   switch (answer.state) {
     case 'succeeded':
       return [{ id, state: 'finished', outputs: JSON.stringify(answer.outputs), cost }]
-    case 'cancelled':
-      return [{ id, state: 'cancelled', fault: 'task_failed', message: 'cancelled upstream', cost }]
+    case 'cancelled': {
+      // Asked for by us when it was stuck. When the customer asked, the order ends as cancelled, whatever stands here.
+      const fault = attempt.cancel_requested_at ? 'timed_out' : 'task_failed'
+      return [{ id, state: 'cancelled', fault, message: 'cancelled upstream', cost }]
+    }
     case 'failed':
       return [{ id, state: 'failed', fault: answer.fault, message: answer.message.slice(0, 1_000), cost }]
   }
@@ -180,6 +218,10 @@ async function record(
   if (over.length === 0) return
   await engine.db.run(RECORD, [JSON.stringify(over)])
   engine.wake()
+  // The claimed ones are of one account: the one that was submitted last proves the most.
+  const made = claimed.filter(attempt => over.some(end => end.id === attempt.id && end.state === 'finished'))
+  const latest = made.sort((a, b) => Number(a.submitted_at) - Number(b.submitted_at)).at(-1)
+  if (latest) await madeOne(engine, latest)
   for (const end of over) {
     const attempt = claimed.find(a => a.id === end.id)
     engine.log.info(
@@ -188,53 +230,7 @@ async function record(
     )
     if (!attempt) continue
     const { account } = accountOf(engine, attempt)
-    if (end.state === 'finished') await madeOne(engine, attempt)
-    else if (end.state === 'failed' && end.fault && account)
+    if (end.state === 'failed' && end.fault && end.fault !== 'timed_out' && account)
       await blame(engine, account, new ProviderError(end.fault, end.message ?? ''))
   }
-}
-
-const WAIT_FOR_CANCEL = {
-  name: 'wait_for_cancel',
-  text: `UPDATE attempts SET cancel_requested_at = now(), deadline_at = now() + $2 * interval '1 millisecond', next_poll_at = now() + interval '1 second'
-    WHERE id = $1 AND state = 'accepted'`,
-}
-const FORGET = {
-  name: 'forget_abandoned',
-  text: `UPDATE attempts SET next_poll_at = NULL WHERE id = $1 AND deadline_at < now() - $2 * interval '1 millisecond'`,
-}
-const WAKE_ORDER = { name: 'wake_order', text: 'UPDATE orders SET wake_at = now() WHERE id = $1' }
-
-/** Past its deadline and still pending: cancelled where the API can, else its fate is unknown. */
-async function giveUp(engine: Engine, attempt: AttemptRow): Promise<void> {
-  if (attempt.state === 'abandoned') {
-    await engine.db.run(FORGET, [attempt.id, RECHECK_FOR_MS])
-    return
-  }
-  const { account, adapter } = accountOf(engine, attempt)
-  if (account && adapter?.cancel && attempt.ref !== null && attempt.cancel_requested_at === null) {
-    try {
-      const answer = await adapter.cancel(attempt.ref, engine.calls.of(account))
-      if (answer === 'confirmed') {
-        await endAttempt(engine, attempt, {
-          state: 'cancelled',
-          fault: 'timed_out',
-          message: 'stuck: cancelled at its deadline',
-        })
-        await engine.db.run(WAKE_ORDER, [attempt.order_id])
-        engine.wake()
-        return
-      }
-      if (answer !== 'too_early') {
-        await engine.db.run(WAIT_FOR_CANCEL, [attempt.id, CANCEL_GRACE_MS])
-        return
-      }
-    } catch (error) {
-      engine.log.warn(
-        { order: attempt.order_id, attempt: attempt.id, reason: asProviderError(error).message },
-        'stuck attempt not cancelled',
-      )
-    }
-  }
-  await abandon(engine, attempt, 'timed_out')
 }

@@ -76,6 +76,7 @@ export const progressiverobot: Provider = {
   },
   settings: Settings,
   idempotentSubmit: false,
+  pollsMany: true,
 
   unusable(model, account) {
     if (UNDESCRIBED.test(model)) return `the API does not document the files of ${model}`

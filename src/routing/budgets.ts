@@ -34,6 +34,11 @@ export interface Budgets {
   take(account: Metered, bucket: Bucket): Promise<Taken>
   /** How many requests could be taken now; Infinity where there is no limit. */
   available(account: Metered, bucket: Bucket): Promise<number>
+  /**
+   * How many requests could be taken now, and how long to rest after each, so that requests which come without end spread over
+   * the minute and leave about a third of it to others. The fuller the window, the longer the rest; none while it is empty.
+   */
+  pace(account: Metered, bucket: Bucket): Promise<{ readonly left: number; readonly restMs: number }>
   /** The upstream said 429: nothing is granted for `ms`. Without a limit only this process heeds it. */
   block(account: Metered, bucket: Bucket, ms: number): Promise<void>
   /** Every window of the account, for operators. */
@@ -131,7 +136,16 @@ export function createBudgets(db: Db): Budgets {
       const windows = windowsOf(account.limits, bucket)
       if (windows.length === 0) return refusedMs(account, bucket) > 0 ? 0 : Number.POSITIVE_INFINITY
       const all = await left(account, windows)
-      return Math.min(...all.map(window => (window.blockedMs > 0 ? 0 : window.left)))
+      return Math.min(...all.map(leftNow))
+    },
+
+    async pace(account, bucket) {
+      const windows = windowsOf(account.limits, bucket)
+      if (windows.length === 0)
+        return { left: refusedMs(account, bucket) > 0 ? 0 : Number.POSITIVE_INFINITY, restMs: 0 }
+      const all = await left(account, windows)
+      const rests = all.map(window => (60_000 / window.limit) * 2 * (1 - window.left / window.limit))
+      return { left: Math.min(...all.map(leftNow)), restMs: Math.max(...rests) }
     },
 
     async block(account, bucket, ms) {
@@ -150,6 +164,10 @@ export function createBudgets(db: Db): Budgets {
       return row?.count ?? 0
     },
   }
+}
+
+function leftNow(window: WindowLeft): number {
+  return window.blockedMs > 0 ? 0 : window.left
 }
 
 function windowsOf(limits: Limits, bucket: Bucket): Window[] {

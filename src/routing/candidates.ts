@@ -64,7 +64,7 @@ function compare(routing: Routing, a: Candidate, b: Candidate, observer: Observe
   return order[routing].find(difference => difference !== 0) ?? 0
 }
 
-function shuffled<T>(items: readonly T[]): T[] {
+export function shuffled<T>(items: readonly T[]): T[] {
   return items
     .map(item => ({ item, at: Math.random() }))
     .sort((a, b) => a.at - b.at)

@@ -390,7 +390,7 @@ describe('starting with a broken catalog', () => {
     const error = await loadCatalog(file, options).catch((reason: unknown) => reason)
     expect(error).toBeInstanceOf(StartError)
     expect((error as Error).message).toBe(
-      `${file}:9:5: models[0].promt: is not a field of the catalog (and 1 more: genmux catalog check ${file})`,
+      `CATALOG_FILE ${file}:9:5: models[0].promt: is not a field of the catalog (and 1 more: genmux catalog check ${file})`,
     )
   })
 

@@ -1,0 +1,82 @@
+import { type AttemptRow, type Engine, endAttempt } from './engine.ts'
+import { ORDER_FAULT_MESSAGES, type OrderFault } from './order.ts'
+import { accountOf, asProviderError } from './submit.ts'
+
+/** After a stuck attempt's cancel was requested, how long its confirmation is waited for. */
+const CANCEL_GRACE_MS = 30_000
+const RECHECK_FOR_MS = 86_400_000
+const RECHECK_MS = 5 * 60_000
+
+/**
+ * Gives up waiting for an attempt whose fate is unknown, and ends its order, unless the order has moved on since `fence`. It
+ * is looked at once more even without a ref: a callback may bring one in this moment.
+ */
+export async function abandon(
+  engine: Engine,
+  attempt: AttemptRow,
+  fence: number,
+  code: Extract<OrderFault, 'submission_unknown' | 'timed_out'>,
+): Promise<'left'> {
+  const ended = await engine.settle({
+    orderId: attempt.order_id,
+    fence,
+    status: 'failed',
+    errorCode: code,
+    errorMessage: ORDER_FAULT_MESSAGES[code],
+    attemptId: attempt.id,
+    attemptState: 'abandoned',
+    suspense: attempt.cost ?? attempt.expected_cost,
+    recheckAt: new Date(Date.now() + RECHECK_MS),
+  })
+  if (ended) {
+    engine.log.error(
+      { order: attempt.order_id, attempt: attempt.id, provider: attempt.provider, account: attempt.account, code },
+      'attempt abandoned: the upstream may have taken its cost',
+    )
+  }
+  return 'left'
+}
+
+const WAIT_FOR_CANCEL = {
+  name: 'wait_for_cancel',
+  text: `UPDATE attempts SET cancel_requested_at = now(), deadline_at = now() + $2 * interval '1 millisecond', next_poll_at = now() + interval '1 second'
+    WHERE id = $1 AND state = 'accepted'`,
+}
+const FORGET = {
+  name: 'forget_abandoned',
+  text: `UPDATE attempts SET next_poll_at = NULL
+    WHERE id = $1 AND (ref IS NULL OR deadline_at < now() - $2 * interval '1 millisecond')`,
+}
+
+/** Past its deadline and still pending: cancelled where the API can, else its fate is unknown. */
+export async function giveUp(engine: Engine, attempt: AttemptRow & { readonly fence: number }): Promise<void> {
+  if (attempt.state === 'abandoned') {
+    await engine.db.run(FORGET, [attempt.id, RECHECK_FOR_MS])
+    return
+  }
+  const { account, adapter } = accountOf(engine, attempt)
+  if (account && adapter?.cancel && attempt.ref !== null && attempt.cancel_requested_at === null) {
+    try {
+      const answer = await adapter.cancel(attempt.ref, engine.calls.of(account))
+      if (answer === 'confirmed') {
+        await endAttempt(engine, attempt, {
+          state: 'cancelled',
+          fault: 'timed_out',
+          message: 'stuck: cancelled at its deadline',
+        })
+        engine.wake()
+        return
+      }
+      if (answer !== 'too_early') {
+        await engine.db.run(WAIT_FOR_CANCEL, [attempt.id, CANCEL_GRACE_MS])
+        return
+      }
+    } catch (error) {
+      engine.log.warn(
+        { order: attempt.order_id, attempt: attempt.id, reason: asProviderError(error).message },
+        'stuck attempt not cancelled',
+      )
+    }
+  }
+  await abandon(engine, attempt, attempt.fence, 'timed_out')
+}

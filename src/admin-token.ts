@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Config } from './config.ts'
+import { StartError } from './errors.ts'
 
 export const ADMIN_TOKEN_FILE = 'admin-token'
 
@@ -11,7 +12,11 @@ export async function adminToken(
 ): Promise<{ token: string; made: boolean }> {
   if (config.adminToken !== undefined) return { token: config.adminToken, made: false }
   const file = join(config.dataDir, ADMIN_TOKEN_FILE)
-  await mkdir(config.dataDir, { recursive: true })
+  try {
+    await mkdir(config.dataDir, { recursive: true })
+  } catch (error) {
+    throw new StartError(`DATA_DIR ${config.dataDir}: cannot be made (${(error as Error).message})`, { cause: error })
+  }
   const token = `gma_${randomBytes(32).toString('base64url')}`
   try {
     // Of two processes that start together one makes it and both read it.

@@ -28,7 +28,8 @@ function buildProgram(): Command {
   program
     .command('serve')
     .description('start the server')
-    .action(async () => (await import('./main.ts')).main())
+    .option('--json', 'greet in JSON')
+    .action(async (settings: Settings) => (await import('./main.ts')).main(settings))
 
   local(program.command('migrate'))
     .description('bring the database to the schema of this version')

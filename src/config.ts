@@ -9,11 +9,13 @@ const integer = (min: number, max: number) =>
     .transform(Number)
     .refine(n => n >= min && n <= max, `must be between ${min} and ${max}`)
 
-const duration = z
-  .string()
-  .regex(/^\d+(\.\d+)?$/, 'must be a number')
-  .transform(Number)
-  .refine(n => n > 0, 'must be more than 0')
+const duration = (max: number) =>
+  z
+    .string()
+    .regex(/^\d+(\.\d+)?$/, 'must be a number')
+    .transform(Number)
+    .refine(n => n > 0, 'must be more than 0')
+    .refine(n => n <= max, `must be at most ${max}`)
 
 const url = (protocols: RegExp, what: string) =>
   z.string().refine(text => URL.canParse(text) && protocols.test(new URL(text).protocol), `must be ${what}`)
@@ -21,18 +23,25 @@ const url = (protocols: RegExp, what: string) =>
 const environment = z.object({
   PORT: integer(0, 65535).default(3000),
   HOST: z.string().default('127.0.0.1'),
-  PUBLIC_URL: url(/^https?:$/, 'an http or https URL').optional(),
+  PUBLIC_URL: url(/^https?:$/, 'an http or https URL')
+    .refine(text => !/[?#]/.test(text), 'must be an origin, perhaps with a path, without ? and #')
+    .optional(),
   DATABASE_URL: url(/^postgres(ql)?:$/, 'a postgresql:// URL').optional(),
   DATA_DIR: z.string().default('.genmux'),
-  ADMIN_TOKEN: z.string().min(16, 'must have at least 16 characters').max(255).optional(),
+  ADMIN_TOKEN: z
+    .string()
+    .regex(/^[\x21-\x7e]{16,255}$/, 'must have 16 to 255 visible ASCII characters')
+    .optional(),
   CATALOG_FILE: z.string().optional(),
   SANDBOX: z.enum(['on', 'off'], 'must be on or off').optional(),
   ROLE: z.enum(['all', 'api', 'worker'], 'must be all, api or worker').default('all'),
-  STORAGE_URL: url(/^(file|s3):$/, 'file:… or s3://bucket?endpoint=…').optional(),
+  STORAGE_URL: url(/^(file|s3):$/, 'file:… or s3://bucket?endpoint=…')
+    .refine(text => text !== 'file:', 'must be file:… or s3://bucket?endpoint=…')
+    .optional(),
   REDIS_URL: url(/^rediss?:$/, 'a redis:// URL').optional(),
   RATE_LIMIT_PER_MINUTE: integer(1, 10_000_000).default(6000),
-  UPLOAD_TTL_HOURS: duration.default(24),
-  RESULT_TTL_DAYS: duration.default(15),
+  UPLOAD_TTL_HOURS: duration(87_600).default(24),
+  RESULT_TTL_DAYS: duration(36_500).default(15),
   LOG_LEVEL: z
     .enum(
       ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'],

@@ -22,6 +22,11 @@ import { createUploads } from './uploads/uploads.ts'
 /** How long what is under way may take after SIGTERM; what is not done by then is resumed by whoever claims it. */
 const DRAIN_MS = 20_000
 
+export interface StartOptions {
+  /** Greet in one line of JSON. */
+  readonly json?: boolean | undefined
+}
+
 export interface Running {
   /** Where it listens, e.g. http://127.0.0.1:3000. */
   readonly origin: string
@@ -29,7 +34,7 @@ export interface Running {
 }
 
 /** Starts genmux: database, catalog, storage, engine, jobs, HTTP. Throws StartError with one line for the operator. */
-export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Running> {
+export async function start(config: Config, env: NodeJS.ProcessEnv, options: StartOptions = {}): Promise<Running> {
   const log = pino({ level: config.logLevel, base: { role: config.role } })
   const undo: (() => Promise<unknown>)[] = []
   const stop = async () => {
@@ -80,7 +85,16 @@ export async function start(config: Config, env: NodeJS.ProcessEnv): Promise<Run
     undo.push(() => server.close())
     const origin = await listenOn(server, config)
     if (config.role !== 'api') running.startLoops()
-    await greet({ config, db, log, origin, token, fresh: embedded?.fresh === true, catalog })
+    await greet({
+      config,
+      db,
+      log,
+      origin,
+      token,
+      fresh: embedded?.fresh === true,
+      json: options.json === true,
+      catalog,
+    })
     return { origin, stop }
   } catch (error) {
     await stop()
@@ -119,7 +133,7 @@ async function listenOn(
     const { code, message } = error as NodeJS.ErrnoException
     if (code === 'EADDRINUSE')
       throw new StartError(`PORT ${config.port} on ${config.host} is in use: stop the other program, or set PORT`)
-    throw new StartError(`cannot listen on ${config.host}:${config.port}: ${message}`, { cause: error })
+    throw new StartError(`HOST ${config.host}, PORT ${config.port}: cannot listen there (${message})`, { cause: error })
   }
 }
 
@@ -130,14 +144,22 @@ interface Greeting {
   readonly origin: string
   readonly token: { readonly token: string; readonly made: boolean }
   readonly fresh: boolean
+  readonly json: boolean
   readonly catalog: Awaited<ReturnType<typeof loadCatalog>>
 }
 
 /** What a person sees at start. The admin token is printed when it was made here, so it does not stay in every log. */
-async function greet({ config, db, origin, token, fresh, catalog }: Greeting): Promise<void> {
-  const lines = [`genmux listens on ${origin} (${config.role}); reference: ${origin}/docs, operators: ${origin}/console`]
-  if (token.made) lines.push(`admin token: ${token.token} (kept in ${join(config.dataDir, 'admin-token')})`)
+async function greet({ config, db, origin, token, fresh, catalog, json }: Greeting): Promise<void> {
   const demo = fresh ? await createDemo(db, catalog, origin) : undefined
+  if (json) {
+    const admin = token.made ? { admin_token: token.token } : {}
+    process.stdout.write(`${JSON.stringify({ origin, role: config.role, ...admin, ...(demo ? { demo } : {}) })}\n`)
+    return
+  }
+  const pages =
+    config.role === 'worker' ? 'health and metrics only' : `reference: ${origin}/docs, operators: ${origin}/console`
+  const lines = [`genmux listens on ${origin} (${config.role}); ${pages}`]
+  if (token.made) lines.push(`admin token: ${token.token} (kept in ${join(config.dataDir, 'admin-token')})`)
   if (demo) lines.push('', 'A demo customer with $25 was made. Paste these:', '', ...demo, '')
   process.stdout.write(`${lines.join('\n')}\n`)
 }
@@ -155,10 +177,10 @@ function crashAt(env: NodeJS.ProcessEnv): (point: CrashPoint) => void {
 }
 
 /** The process: starts, and stops on SIGTERM or SIGINT. */
-export async function main(): Promise<void> {
+export async function main(options: StartOptions = {}): Promise<void> {
   let running: Running
   try {
-    running = await start(readConfig(process.env), process.env)
+    running = await start(readConfig(process.env), process.env, options)
   } catch (error) {
     if (!(error instanceof StartError)) throw error
     process.stderr.write(`genmux: ${error.message}\n`)

@@ -5,7 +5,7 @@ import { Agent, buildConnector, type Dispatcher, request } from 'undici'
 
 /*
  * The one way to call a URL that we did not write: an upstream's results, a customer's callback. Such a URL goes to a public
- * address, over https, on port 443, without credentials; every redirect is a new such URL. The address is checked where the
+ * address, over https, on port 443, without credentials (a customer's may be plain http, on port 80: it is theirs to choose); every redirect is a new such URL. The address is checked where the
  * connection is made, with the very answer of the DNS that is connected to, so that a name cannot change its mind between
  * check and use. One origin may be excepted: the base URL of the account that gave us the URL.
  */
@@ -16,6 +16,8 @@ export interface FetchOptions {
   readonly body?: string | Uint8Array
   /** An origin the operator trusts, e.g. `http://127.0.0.1:4000`: allowed exactly as it is, http and private or not. */
   readonly allowOrigin?: string
+  /** Plain http to a public address is good enough. */
+  readonly allowPlain?: true
   /** Only these hosts and their subdomains, beside `allowOrigin`. */
   readonly allowHosts?: readonly string[]
   /** For everything, redirects and the whole body included; default 10 min. */
@@ -61,8 +63,24 @@ const allowedAgent = new Agent({ ...timeouts, connect: connectOptions })
  * status; throws UnsafeUrl, or the transport's error.
  */
 export async function safeFetch(url: string, options: FetchOptions = {}): Promise<Fetched> {
-  const timeout = AbortSignal.timeout(options.timeoutMs ?? 600_000)
-  const signal = options.signal ? AbortSignal.any([timeout, options.signal]) : timeout
+  // Not AbortSignal.timeout, which holds on to the answer until the time is up.
+  const late = new AbortController()
+  const timer = setTimeout(
+    () => late.abort(new DOMException('timed out', 'TimeoutError')),
+    options.timeoutMs ?? 600_000,
+  )
+  const signal = options.signal ? AbortSignal.any([late.signal, options.signal]) : late.signal
+  try {
+    const fetched = await follow(url, options, signal)
+    fetched.body.once('close', () => clearTimeout(timer))
+    return fetched
+  } catch (error) {
+    clearTimeout(timer)
+    throw error
+  }
+}
+
+async function follow(url: string, options: FetchOptions, signal: AbortSignal): Promise<Fetched> {
   const method = options.method ?? 'GET'
   let at = parse(url)
   let headers = options.headers ?? {}
@@ -101,8 +119,8 @@ function admit(url: URL, options: FetchOptions): Dispatcher {
   if (url.protocol !== 'https:' && url.protocol !== 'http:') throw refuse('only https is allowed')
   if (url.username !== '' || url.password !== '') throw refuse('credentials in a URL are not allowed')
   if (options.allowOrigin !== undefined && url.origin === URL.parse(options.allowOrigin)?.origin) return allowedAgent
-  if (url.protocol !== 'https:') throw refuse('only https is allowed')
-  if (url.port !== '') throw refuse('only port 443 is allowed')
+  if (url.protocol !== 'https:' && !options.allowPlain) throw refuse('only https is allowed')
+  if (url.port !== '') throw refuse('only the default port is allowed')
   const listed = (host: string) => url.hostname === host || url.hostname.endsWith(`.${host}`)
   if (options.allowHosts && !options.allowHosts.some(listed)) throw refuse('the host is not on the list')
   return publicAgent

@@ -66,6 +66,10 @@ test.each([
   ['UPLOAD_TTL_HOURS', '-1'],
   ['RESULT_TTL_DAYS', 'soon'],
   ['LOG_LEVEL', 'loud'],
+  ['UPLOAD_TTL_HOURS', '99999999999'],
+  ['ADMIN_TOKEN', 'sixteen letters and spaces'],
+  ['PUBLIC_URL', 'https://a.example/?b=c'],
+  ['STORAGE_URL', 'file:'],
 ])('%s=%s is refused by name', (name, value) => {
   expect(() => readConfig({ [name]: value })).toThrow(StartError)
   expect(() => readConfig({ [name]: value })).toThrow(new RegExp(`^${name}: `))

@@ -32,7 +32,6 @@ export async function uploadRoutes(
   // One byte more than is accepted: receive() counts, and refuses what the parser would only cut off.
   await server.register(multipart, {
     throwFileSizeLimit: false,
-    ...(process.env.VARIANT?.includes('h') ? { fileHwm: 1 << 20, highWaterMark: 1 << 20 } : {}),
     limits: { fileSize: MAX_UPLOAD_BYTES + 1, files: 2, fields: 2, parts: 3, headerPairs: 50, fieldSize: 1_024 },
   })
   const typed = server.withTypeProvider<ZodTypeProvider>()

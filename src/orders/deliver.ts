@@ -23,7 +23,8 @@ const REFUSED_TYPES = /^(text\/html|application\/(json|problem\+json|xhtml\+xml|
 
 export async function deliver(engine: Engine, order: HeldOrder, attempt: AttemptRow): Promise<Next> {
   const outputs = JSON.parse(attempt.outputs ?? '[]') as Output[]
-  const expiresAt = new Date(Date.now() + engine.resultTtlMs)
+  // Whole seconds: what the order says, its links and its row agree.
+  const expiresAt = new Date(Math.floor((Date.now() + engine.resultTtlMs) / 1000) * 1000)
   let links: string[]
   try {
     if (outputs.length === 0) throw new Error('the upstream finished without an output')

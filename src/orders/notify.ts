@@ -80,6 +80,7 @@ async function post(notice: Notice): Promise<string | undefined> {
       method: 'POST',
       headers: { 'content-type': 'application/json', 'user-agent': 'genmux' },
       body: JSON.stringify({ success: true, order: viewOrder(notice) }),
+      allowPlain: true,
       timeoutMs: 10_000,
     })
     answer.body.destroy()

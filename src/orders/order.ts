@@ -56,7 +56,7 @@ export function viewOrder(row: OrderRow): OrderView {
     status: row.status,
     cost_usd: formatMoney(row.cost),
     result: row.result,
-    expires_at: row.expires_at?.toISOString() ?? null,
+    expires_at: row.expires_at?.toISOString().replace('.000Z', 'Z') ?? null,
     error: row.error_code === null ? null : { code: row.error_code, message: row.error_message ?? '' },
   }
 }

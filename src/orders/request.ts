@@ -41,7 +41,7 @@ export const orderBody = z
       .string()
       .max(2048)
       .nullish()
-      .describe('An https URL on a public address, to call when the order has ended.'),
+      .describe('An http or https URL on a public address and its default port, called when the order has ended.'),
   })
   .meta({
     id: 'OrderRequest',
@@ -143,12 +143,12 @@ function readRouting(routing: unknown): Routing | undefined {
 
 function readCallbackUrl(text: unknown): string | undefined {
   if (text === undefined || text === null) return undefined
-  const problem = 'must be an https URL of at most 2048 characters, without a user name or password'
+  const problem = 'must be an http or https URL of at most 2048 characters, without a user name or password'
   if (typeof text !== 'string' || !URL.canParse(text)) throw invalid('callback_url', problem)
   const url = new URL(text)
   // What is stored is the normalised form, so that is measured too.
   const long = Math.max(text.length, url.href.length) > 2048
-  if (long || url.protocol !== 'https:' || url.username || url.password) throw invalid('callback_url', problem)
+  if (long || !/^https?:$/.test(url.protocol) || url.username || url.password) throw invalid('callback_url', problem)
   return url.href
 }
 
@@ -184,6 +184,8 @@ function readMedia(given: unknown, { media }: Model): Record<string, string[]> {
 
 function uploadId(path: unknown, field: string): string {
   const id = typeof path === 'string' ? TMP_PATH.exec(path)?.[1] : undefined
+  if (id === undefined && typeof path === 'string' && path.startsWith('tmp/'))
+    throw new ApiError('file_not_found', `${field}: there is no such upload.`)
   if (id === undefined) throw invalid(field, 'must be the tmp_path of an upload, "tmp/…"')
   return id.toLowerCase()
 }

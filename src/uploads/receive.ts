@@ -130,7 +130,7 @@ async function store(
     }
   }
   try {
-    await storage.put(name, Readable.from(watched(), { objectMode: false, ...(process.env.VARIANT?.includes('r') ? { highWaterMark: 1 << 20 } : {}) }))
+    await storage.put(name, Readable.from(watched(), { objectMode: false }))
   } catch (error) {
     if (refusal) throw refusal
     if (error instanceof ApiError) throw error

@@ -117,7 +117,7 @@ export function createUploads(deps: UploadDeps): Uploads {
     },
 
     async status(customerId, tmpPath) {
-      if (!tmpPath.startsWith('tmp/') || !UUID.test(tmpPath.slice(4)))
+      if (!tmpPath.startsWith('tmp/'))
         throw new ApiError('validation_error', 'tmp_path: must be the tmp_path of an upload.')
       return view(await find(customerId, tmpPath.slice(4)), config.publicUrl)
     },

@@ -256,14 +256,19 @@ describe('whose it is and how long it lives', () => {
     expect(await codes()).toEqual(Array.from({ length: 3 }, () => [404, 'file_not_found']))
   })
 
-  test.each(['', 'tmp/', 'tmp/../../etc/passwd', 'nonsense', `tmp/${'0'.repeat(36)}`])(
-    'a tmp_path that is none: %j',
+  test.each(['tmp/', 'tmp/../../etc/passwd', 'tmp/nope', `tmp/${'0'.repeat(36)}`])(
+    'a tmp_path that nothing stands under: %j',
     async tmpPath => {
       const answer = await status(tmpPath)
-      expect([answer.status, answer.body.error.code]).toEqual([422, 'validation_error'])
-      expect(answer.body.error.message).toMatch(/^tmp_path: /)
+      expect([answer.status, answer.body.error.code]).toEqual([404, 'file_not_found'])
     },
   )
+
+  test.each(['', 'nonsense', '/tmp/x'])('a tmp_path that is none: %j', async tmpPath => {
+    const answer = await status(tmpPath)
+    expect([answer.status, answer.body.error.code]).toEqual([422, 'validation_error'])
+    expect(answer.body.error.message).toMatch(/^tmp_path: /)
+  })
 
   test('a key without the scope may not upload', async () => {
     const reader = await customer.addKey(['read'])

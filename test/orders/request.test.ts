@@ -165,7 +165,7 @@ describe('an order request', () => {
   })
 
   it('keeps a callback URL in its normal form', async () => {
-    expect((await parse(one({ callback_url: 'HTTPS://Example.com' }))).callbackUrl).toBe('https://example.com/')
+    expect((await parse(one({ callback_url: 'HTTP://Example.com' }))).callbackUrl).toBe('http://example.com/')
   })
 
   it('treats jpg and jpeg as one format', async () => {
@@ -248,12 +248,13 @@ describe('an order request is refused', () => {
     ['a path without a list', media({ image: tmp(1) }), 'validation_error: media.image: must be a list of tmp_path'],
     [
       'a path that is none',
-      media({ image: [tmp(1), 'tmp/../etc'] }),
+      media({ image: [tmp(1), '/etc/passwd'] }),
       /^validation_error: media\.image\[1\]: must be the tmp_path/,
     ],
     ['a URL', media({ image: ['https://example.com/a.png'] }), /^validation_error: media\.image\[0\]/],
     ['a path that is a number', media({ image: [5] }), /^validation_error: media\.image\[0\]/],
-    ['a path with more behind it', media({ image: [`${tmp(1)}\n`] }), /^validation_error: media\.image\[0\]/],
+    ['a path with more behind it', media({ image: [`${tmp(1)}\n`] }), /^file_not_found: media\.image\[0\]/],
+    ['a path that leads elsewhere', media({ image: ['tmp/../etc'] }), /^file_not_found: media\.image\[0\]/],
     ['an unknown upload', media({ image: [tmp(1), tmp(99)] }), /^file_not_found: media\.image\[1\]/],
     ['an expired upload', media({ image: [tmp(7)] }), /^file_expired: media\.image\[0\]/],
     ['an upload in conversion', media({ image: [tmp(5)] }), /^upload_processing: media\.image\[0\]/],
@@ -275,7 +276,7 @@ describe('an order request is refused', () => {
     ['an unknown routing', one({ routing: 'cheap' }), /^validation_error: routing: must be one of/],
     ['a routing of every object', one({ routing: 'toString' }), /^validation_error: routing/],
     ['a callback that is no URL', one({ callback_url: 'example.com' }), /^validation_error: callback_url/],
-    ['a callback without encryption', one({ callback_url: 'http://example.com' }), /^validation_error: callback_url/],
+    ['a callback of another protocol', one({ callback_url: 'ftp://example.com' }), /^validation_error: callback_url/],
     ['a callback with a password', one({ callback_url: 'https://a:b@example.com' }), /^validation_error: callback_url/],
     [
       'a callback too long',

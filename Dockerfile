@@ -10,7 +10,7 @@ RUN npm ci && npm pkg delete dependencies.prisma && npm prune --omit=dev --ignor
 
 FROM node:24-bookworm-slim
 RUN apt-get update \
-  && apt-get install -y --no-install-recommends fonts-dejavu-core tini util-linux \
+  && apt-get install -y --no-install-recommends fontconfig-config fonts-dejavu-core tini util-linux \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 ENV NODE_ENV=production HOST=0.0.0.0 PORT=3000 DATA_DIR=/data

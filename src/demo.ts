@@ -42,6 +42,6 @@ export async function createDemo(db: Db, catalog: Catalog, origin: string): Prom
   return [
     `curl -s ${origin}/api/v1/balance -H 'Authorization: Bearer ${secret}'; echo`,
     `ORDER=$(curl -s ${origin}/api/v1/orders -H 'Authorization: Bearer ${secret}' -H 'Content-Type: application/json' -H "Idempotency-Key: $(date +%s%N)" -d '${body}'); echo "$ORDER"`,
-    `curl -s ${origin}/api/v1/orders/$(echo "$ORDER" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/') -H 'Authorization: Bearer ${secret}'; echo`,
+    `sleep 2; curl -s ${origin}/api/v1/orders/$(echo "$ORDER" | sed 's/.*"id":"\\([^"]*\\)".*/\\1/') -H 'Authorization: Bearer ${secret}'; echo`,
   ]
 }

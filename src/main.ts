@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type Logger, pino } from 'pino'
 import { Registry } from 'prom-client'
-import { adminToken } from './admin-token.ts'
+import { ADMIN_TOKEN_FILE, adminToken } from './admin-token.ts'
 import { loadCatalog } from './catalog/catalog.ts'
 import { type Config, readConfig } from './config.ts'
 import { type EmbeddedDb, startEmbedded } from './db/embedded.ts'
@@ -159,7 +159,9 @@ async function greet({ config, db, origin, token, fresh, catalog, json }: Greeti
   const pages =
     config.role === 'worker' ? 'health and metrics only' : `reference: ${origin}/docs, operators: ${origin}/console`
   const lines = [`genmux listens on ${origin} (${config.role}); ${pages}`]
-  if (token.made) lines.push(`admin token: ${token.token} (kept in ${join(config.dataDir, 'admin-token')})`)
+  const kept = join(config.dataDir, ADMIN_TOKEN_FILE)
+  if (token.made) lines.push(`admin token: ${token.token} (kept in ${kept})`)
+  else if (config.adminToken === undefined) lines.push(`admin token: in ${kept}`)
   if (demo) lines.push('', 'A demo customer with $25 was made. Paste these:', '', ...demo, '')
   process.stdout.write(`${lines.join('\n')}\n`)
 }

@@ -66,7 +66,7 @@ export async function safeFetch(url: string, options: FetchOptions = {}): Promis
   // Not AbortSignal.timeout, which holds on to the answer until the time is up.
   const late = new AbortController()
   const timer = setTimeout(
-    () => late.abort(new DOMException('timed out', 'TimeoutError')),
+    () => late.abort(new DOMException('aborted by its timeout', 'TimeoutError')),
     options.timeoutMs ?? 600_000,
   )
   const signal = options.signal ? AbortSignal.any([late.signal, options.signal]) : late.signal

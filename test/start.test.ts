@@ -22,13 +22,13 @@ test('the first start makes a demo whose printed lines work when pasted', async 
   const { origin, output, signal, exited } = await startGenmux({ DATA_DIR: data, ADMIN_TOKEN: '' })
   await until(
     async () => output(),
-    text => text.split('\n').filter(line => /^(curl|ORDER)/.test(line)).length === 3,
+    text => text.split('\n').filter(line => /^(curl|ORDER|sleep)/.test(line)).length === 3,
   )
   expect(output()).toMatch(/admin token: gma_/)
   const lines = output()
     .split('\n')
-    .filter(line => /^(curl|ORDER)/.test(line))
-  const pasted = execFileSync('bash', ['-c', [...lines, 'sleep 3', lines[2]].join('\n')], { encoding: 'utf8' })
+    .filter(line => /^(curl|ORDER|sleep)/.test(line))
+  const pasted = execFileSync('bash', ['-c', [...lines, lines[2]].join('\n')], { encoding: 'utf8' })
   const answers = pasted
     .trim()
     .split('\n')

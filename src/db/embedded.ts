@@ -98,6 +98,8 @@ async function runAs(cluster: string, postgres: string): Promise<RunAs> {
     `--reuid=${user.uid}`,
     `--regid=${user.gid}`,
     '--clear-groups',
+    // Without it the kernel's own access checks, which initdb relies on, would forget the capability.
+    '--securebits=+no_setuid_fixup',
     '--inh-caps=+dac_override',
     '--ambient-caps=+dac_override',
   ]

@@ -177,6 +177,8 @@ async function readOn(request: IncomingMessage): Promise<boolean> {
         left -= chunk.length
         if (left <= 0) over()
       })
+      // Taken off its reader, the request stands still until it is told.
+      request.resume()
     })
   request.pause()
   return request.readableEnded

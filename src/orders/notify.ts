@@ -1,7 +1,7 @@
 import { isOutage } from '../db/outage.ts'
 import type { Db } from '../db/pool.ts'
 import type { Logger } from 'pino'
-import { safeFetch } from '../safe-fetch.ts'
+import { safeFetch, UnsafeUrl } from '../safe-fetch.ts'
 import { type OrderRow, viewOrder } from './order.ts'
 import type { Loop } from './run.ts'
 
@@ -38,8 +38,8 @@ export function startNotifyLoop(deps: { readonly db: Db; readonly log: Logger })
   async function tell(notice: Notice): Promise<void> {
     telling += 1
     try {
-      const reason = await post(notice)
-      if (reason === undefined || notice.notify_failures + 1 >= MAX_FAILURES) await db.run(TOLD, [notice.id])
+      const { reason, final } = await post(notice)
+      if (final || notice.notify_failures + 1 >= MAX_FAILURES) await db.run(TOLD, [notice.id])
       else await db.run(AGAIN, [notice.id, 5_000 * 2 ** notice.notify_failures])
       log.info(
         { order: notice.id, failures: notice.notify_failures, reason },
@@ -73,8 +73,8 @@ export function startNotifyLoop(deps: { readonly db: Db; readonly log: Logger })
   }
 }
 
-/** Undefined when it was received, else why not. */
-async function post(notice: Notice): Promise<string | undefined> {
+/** `reason`: why it was not received; `final`: there is nothing to try again. An address that is refused stays refused. */
+async function post(notice: Notice): Promise<{ reason?: string; final: boolean }> {
   try {
     const answer = await safeFetch(notice.callback_url, {
       method: 'POST',
@@ -84,8 +84,10 @@ async function post(notice: Notice): Promise<string | undefined> {
       timeoutMs: 10_000,
     })
     answer.body.destroy()
-    return answer.status >= 200 && answer.status < 300 ? undefined : `answered ${answer.status}`
+    const received = answer.status >= 200 && answer.status < 300
+    return received ? { final: true } : { reason: `answered ${answer.status}`, final: false }
   } catch (error) {
-    return (error as Error).message
+    const refused = error instanceof UnsafeUrl || (error as Error).cause instanceof UnsafeUrl
+    return { reason: (error as Error).message, final: refused }
   }
 }

@@ -3,6 +3,7 @@ import { isOutage } from '../db/outage.ts'
 import { deliver } from './deliver.ts'
 import { type AttemptRow, attemptsOf, type Engine, endAttempt, type HeldOrder, type Next } from './engine.ts'
 import { prepare } from './prepare.ts'
+import type { Pace } from './pace.ts'
 import { reconcile } from './reconcile.ts'
 import { nextRoute } from './route.ts'
 
@@ -23,7 +24,6 @@ const LEASE_MS = 20_000
 const HEARTBEAT_MS = 5_000
 /** A lease counts as lost this long before it ends. */
 const LEASE_MARGIN_MS = 4_000
-const TICK_MS = 200
 const MAX_HELD = 256
 const BATCH = 50
 
@@ -66,7 +66,7 @@ export interface RunLoop extends Loop {
   wake(): void
 }
 
-export function startRunLoop(engine: Engine): RunLoop {
+export function startRunLoop(engine: Engine, pace: Pace): RunLoop {
   const leases = new Map<string, Lease>()
   let stopped = false
   let claiming = false
@@ -86,6 +86,7 @@ export function startRunLoop(engine: Engine): RunLoop {
         wanted = false
         const askedAt = performance.now()
         const rows = await engine.db.run<ClaimedRow>(CLAIM, [free, LEASE_MS])
+        if (rows.length > 0) pace.stir()
         for (const row of rows) void hold(row, askedAt)
         if (rows.length === free) wanted = true
       } while (wanted)
@@ -129,13 +130,13 @@ export function startRunLoop(engine: Engine): RunLoop {
     }
   }
 
-  const ticker = setInterval(() => void claim(), TICK_MS)
+  const stopLooking = pace.every(() => void claim())
   const heart = setInterval(() => void renew(), HEARTBEAT_MS)
   return {
     wake: () => void claim(),
     async stop(ms) {
       stopped = true
-      clearInterval(ticker)
+      stopLooking()
       const until = performance.now() + ms
       while (leases.size > 0 && performance.now() < until) await new Promise(done => setTimeout(done, 20))
       clearInterval(heart)

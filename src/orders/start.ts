@@ -11,6 +11,7 @@ import { createSwitches } from '../routing/switches.ts'
 import type { Storage } from '../storage/storage.ts'
 import type { CrashPoint, Engine } from './engine.ts'
 import { startNotifyLoop } from './notify.ts'
+import { createPace } from './pace.ts'
 import { createPlacer, type Placer } from './place.ts'
 import { type Loop, type RunLoop, startRunLoop } from './run.ts'
 import { createSettle } from './settle.ts'
@@ -85,8 +86,9 @@ export function createEngine(deps: EngineDeps): RunningEngine {
     engine,
     placer,
     startLoops() {
-      working = startRunLoop(engine)
-      loops.push(working, startWatchLoop(engine), startNotifyLoop(engine))
+      const pace = createPace()
+      working = startRunLoop(engine, pace)
+      loops.push(working, startWatchLoop(engine, pace), startNotifyLoop(engine))
       // An order that another process placed is begun at once, not at the next tick.
       listener = listen(deps.databaseUrl, [WORK_CHANNEL], wake)
     },

@@ -10,6 +10,7 @@ import {
   type Ref,
 } from '../providers/provider.ts'
 import { ATTEMPT_COLUMNS, type AttemptRow, type Engine } from './engine.ts'
+import type { Pace } from './pace.ts'
 import type { Loop } from './run.ts'
 import { shuffled } from '../routing/candidates.ts'
 import { tripsBreaker } from '../routing/decide.ts'
@@ -30,7 +31,6 @@ import { accountOf, asProviderError, blame, madeOne } from './submit.ts'
  * An abandoned attempt is asked about now and then for a day: a late success is recorded (late), never charged.
  */
 
-const TICK_MS = 200
 const MAX_POLLED = 200
 /** An attempt that could not be asked about for want of budget is given up this long after its deadline. */
 const UNASKED_MS = 120_000
@@ -55,7 +55,7 @@ const CLAIM = {
 /** With its order's fence of that moment: when that has moved on before the answer came, the answer ends no order. */
 type Watched = AttemptRow & { readonly fence: number; readonly poll_failures: number }
 
-export function startWatchLoop(engine: Engine): Loop {
+export function startWatchLoop(engine: Engine, pace: Pace): Loop {
   const asking = new Set<string>()
   /** Until when an account is left alone, by `performance.now()`. */
   const resting = new Map<string, number>()
@@ -66,17 +66,23 @@ export function startWatchLoop(engine: Engine): Loop {
     if (stopped || looking) return
     looking = true
     try {
-      const due = await engine.db.run<{ provider: string; account: string; due: number }>(DUE, [])
-      for (const { provider, account } of due) {
+      const accounts = await engine.db.run<{ provider: string; account: string; due: number }>(DUE, [])
+      if (accounts.length > 0) pace.stir()
+      for (const { provider, account, due } of accounts) {
         const key = `${provider}/${account}`
         if (asking.has(key) || (resting.get(key) ?? 0) > performance.now()) continue
         asking.add(key)
         void askAccount(engine, provider, account)
-          .then(restMs => resting.set(key, performance.now() + restMs))
-          .catch(error =>
-            engine.log[isOutage(error) ? 'warn' : 'error']({ provider, account, err: error }, 'polls failed'),
-          )
-          .finally(() => asking.delete(key))
+          .then(restMs => {
+            asking.delete(key)
+            resting.set(key, performance.now() + restMs)
+            // One round does not reach all that are due: no waiting for the next tick.
+            if (due > MAX_POLLED) void look()
+          })
+          .catch(error => {
+            asking.delete(key)
+            engine.log[isOutage(error) ? 'warn' : 'error']({ provider, account, err: error }, 'polls failed')
+          })
       }
     } catch (error) {
       engine.log[isOutage(error) ? 'warn' : 'error']({ err: error }, 'due polls could not be read')
@@ -85,11 +91,11 @@ export function startWatchLoop(engine: Engine): Loop {
     }
   }
 
-  const ticker = setInterval(() => void look(), TICK_MS)
+  const stopLooking = pace.every(() => void look())
   return {
     async stop(ms) {
       stopped = true
-      clearInterval(ticker)
+      stopLooking()
       const until = performance.now() + ms
       while (asking.size > 0 && performance.now() < until) await new Promise(done => setTimeout(done, 20))
     },

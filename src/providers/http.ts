@@ -74,7 +74,7 @@ export function createHttp(
     const timeout = r.timeoutMs ?? (r.bucket === 'upload' ? 600_000 : 30_000)
     // Not AbortSignal.timeout, which holds on to the answer until the time is up: too much with a thousand polls a second.
     const late = new AbortController()
-    const timer = setTimeout(() => late.abort(new DOMException('timed out', 'TimeoutError')), timeout)
+    const timer = setTimeout(() => late.abort(new DOMException('aborted by its timeout', 'TimeoutError')), timeout)
     try {
       const response = await request(`${account.baseUrl}${r.path}`, {
         method: r.method,
@@ -132,7 +132,7 @@ export function readAnswer<T>(schema: z.ZodType<T>, answer: Answer, bucket: Buck
 }
 
 /** How many questions one poll has open at a time. */
-const PARALLEL_ASKS = 8
+const PARALLEL_ASKS = 32
 
 /**
  * Asks about each ref by itself, as an adapter's `poll` does where the API has no list. A ref whose request failed is left

@@ -26,7 +26,7 @@ export async function openLocal(root: string): Promise<Storage> {
         // flush: fsync before close, so that the rename never outlives the bytes. Larger writes cost fewer of them.
         await pipeline(
           body,
-          createWriteStream(draft, { flags: 'wx', mode: 0o600, flush: true, highWaterMark: 1024 * 1024 }),
+          createWriteStream(draft, { flags: 'wx', mode: 0o600, flush: true, highWaterMark: WRITE_BUFFER_BYTES }),
         )
         await mkdir(dirname(target), { recursive: true, mode: 0o700 })
         await rename(draft, target)

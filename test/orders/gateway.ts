@@ -56,7 +56,7 @@ export interface Gateway extends TestServer {
 }
 
 /** Price of every model here, micro-dollars. */
-export const PRICE = 60_000n
+const PRICE = 60_000n
 export const COST = 50_000n
 
 const NO_LIMITS = {

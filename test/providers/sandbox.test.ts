@@ -139,7 +139,8 @@ describe('the sandbox', () => {
     ['sandbox:busy', 'rate_limited'],
     ['sandbox:down', 'unavailable'],
   ])('%s refuses the submit, and nothing has started', async (word, fault) => {
-    const refusal = await sandbox.submit(task({ prompt: `a cat ${word}` }), call).catch((error: unknown) => error)
+    const refused = { ...task({ prompt: `a cat ${word}` }), nonce: 1 }
+    const refusal = await sandbox.submit(refused, call).catch((error: unknown) => error)
     expect(refusal).toBeInstanceOf(ProviderError)
     expect(refusal).toMatchObject({ fault, mayHaveStarted: false })
   })

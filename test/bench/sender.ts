@@ -73,7 +73,7 @@ async function sendOne({ url, key, megabytes }: Sending): Promise<string | undef
   return answered
 }
 
-process.on('message', async (sending: Sending) => {
+async function sendAll(sending: Sending): Promise<void> {
   const began = performance.now()
   const answers = await Promise.all(Array.from({ length: sending.files }, () => sendOne(sending)))
   const sent: Sent = {
@@ -81,6 +81,8 @@ process.on('message', async (sending: Sending) => {
     refused: answers.filter(answer => answer !== undefined),
   }
   process.send?.(sent)
-})
+}
+
+process.on('message', (sending: Sending) => void sendAll(sending))
 process.on('disconnect', () => process.exit(0))
 process.send?.('ready')

@@ -55,8 +55,6 @@ export interface Gateway extends TestServer {
   forget(): Promise<void>
 }
 
-/** Price of every model here, micro-dollars. */
-const PRICE = 60_000n
 export const COST = 50_000n
 
 const NO_LIMITS = {

@@ -94,7 +94,7 @@ describe('an order', () => {
   })
 
   test('with several results gives all', async () => {
-    upstream.tasks.next({ state: 'succeeded', outputs: 3 }, 30)
+    upstream.tasks.next({ state: 'succeeded', outputs: 3 }, 500)
     const ref = await submit()
     expect(await stateOf(ref)).toEqual({ state: 'pending' })
     await expect.poll(() => stateOf(ref)).toMatchObject({ state: 'succeeded', ref })

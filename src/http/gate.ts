@@ -9,6 +9,8 @@ import { type Caller, type Keys, parseSecret } from './auth.ts'
 
 /** Above this mean delay of the event loop over a second, answers would come too late to be of use. */
 const MAX_EVENT_LOOP_DELAY_MS = 1_000
+/** What loading the program held up is no overload: this long after the start nothing is refused for it. */
+const START_GRACE_MS = 3_000
 
 /** Makes rate limits and the measure of overload known to the whole server; what is limited says so itself. */
 export async function addLimits(server: FastifyInstance, app: App): Promise<void> {
@@ -45,6 +47,7 @@ export function callerOf(request: FastifyRequest): Caller {
  */
 export function addGate(server: FastifyInstance, keys: Keys): void {
   const count = server.createRateLimit()
+  const actsFrom = performance.now() + START_GRACE_MS
   server.addHook('onRequest', async (request, reply) => {
     const identified = await identify(request, keys)
     request.caller = identified.caller
@@ -56,7 +59,7 @@ export function addGate(server: FastifyInstance, keys: Keys): void {
       if (limit.isExceeded) throw tooMany(limit.ttlInSeconds)
     }
     if (identified.failure !== undefined) throw identified.failure
-    if (server.isUnderPressure())
+    if (performance.now() > actsFrom && server.isUnderPressure())
       throw new ApiError('server_busy', 'Server is temporarily under high load. Try again shortly.', { retryAfter: 2 })
     if (!request.is404) authorize(request)
   })

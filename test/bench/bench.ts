@@ -1,14 +1,15 @@
+import { cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
+import { flight } from './flight.ts'
 import { type Measure, startGround } from './ground.ts'
+import { history } from './history.ts'
+import { idle } from './idle.ts'
+import { fleet, lifecycle } from './lifecycle.ts'
 import { placing } from './placing.ts'
 import { reading } from './reading.ts'
-import { submitting } from './submitting.ts'
-import { idle } from './idle.ts'
-import { flight } from './flight.ts'
-import { fleet, lifecycle } from './lifecycle.ts'
-import { history } from './history.ts'
-import { uploading } from './uploading.ts'
 import { isMet, type Row, table } from './report.ts'
+import { submitting } from './submitting.ts'
+import { uploading } from './uploading.ts'
 
 /*
  * npm run bench [-- --json] [--only NAME[,NAME]] [--quick] [--plans] [--profile DIR]
@@ -38,11 +39,20 @@ if (unknown !== undefined) {
 
 const ground = await startGround({ quick: values.quick, plans: values.plans, profile: values.profile })
 const rows: Row[] = []
+let failed = false
+const machine = () =>
+  `${cpus().length} cores (${cpus()[0]?.model}), load ${loadavg()[0]?.toFixed(1)}, Node ${process.versions.node}`
+process.stderr.write(`${machine()}\n`)
 try {
   for (const measure of MEASURES) {
     if (wanted && !wanted.includes(measure.name)) continue
     const began = performance.now()
-    rows.push(...(await measure.run(ground)))
+    try {
+      rows.push(...(await measure.run(ground)))
+    } catch (error) {
+      failed = true
+      process.stderr.write(`${measure.name} failed: ${(error as Error).stack}\n`)
+    }
     await ground.clear()
     process.stderr.write(`${measure.name}: ${((performance.now() - began) / 1_000).toFixed(0)} s\n`)
   }
@@ -57,6 +67,6 @@ process.stdout.write(
         null,
         2,
       )}\n`
-    : `${table(rows)}\n`,
+    : `${table(rows)}\n\n${machine()}\n`,
 )
-process.exitCode = rows.some(row => isMet(row) === false) ? 1 : 0
+process.exitCode = failed || rows.some(row => isMet(row) === false) ? 1 : 0

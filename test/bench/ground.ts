@@ -105,7 +105,6 @@ export async function startGround(
           RATE_LIMIT_PER_MINUTE: '10000000',
           ...own,
           ...env,
-          ...(process.env.BENCH_NODE_OPTIONS ? { NODE_OPTIONS: process.env.BENCH_NODE_OPTIONS } : {}),
         },
         stdio: ['ignore', 'pipe', 'inherit'],
       })

@@ -41,7 +41,7 @@ export async function addFinishedOrders(url: string, customerId: string, count: 
       SELECT 'key', id, '\\x00', id, '{"success":true}', at FROM made ORDER BY n`)
     await client.query(
       `INSERT INTO transfers (kind, customer_id, order_id, amount, available_after, held_after, created_at)
-       SELECT kind::transfer_kind, c.id, made.id, ${COST}, c.available - n * ${COST}, CASE kind WHEN 'hold' THEN ${COST} ELSE 0 END, at
+       SELECT kind::transfer_kind, c.id, made.id, ${COST}, c.available - n::bigint * ${COST}, CASE kind WHEN 'hold' THEN ${COST} ELSE 0 END, at
        FROM made, customers c, (VALUES (1, 'hold'), (2, 'capture')) AS step(place, kind) WHERE c.id = $1 ORDER BY n, place`,
       [customerId],
     )

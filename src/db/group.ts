@@ -63,6 +63,11 @@ export function groupCommit<Item, Answer>(
   return item =>
     new Promise<Answer>((done, failed) => {
       waiting.push({ item, done, failed })
+      // While sockets keep being ready no turn of the event loop ends: what is full does not wait for that.
+      if (waiting.length >= options.max) {
+        void pump()
+        return
+      }
       // Requests of one turn of the event loop gather before the first is written.
       if (gathering) return
       gathering = true

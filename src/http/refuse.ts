@@ -12,8 +12,6 @@ export function refuse(thrown: unknown, request: FastifyRequest, reply: FastifyR
   note(error, thrown, request)
   if (error.status === 401) reply.header('www-authenticate', 'Bearer')
   if (error.retryAfter !== undefined) reply.header('retry-after', Math.max(1, Math.ceil(error.retryAfter)))
-  // The rest of such a body is not worth reading.
-  if (error.status === 413 || error.status === 408) reply.header('connection', 'close')
   reply.code(error.status).type('application/json; charset=utf-8').send(wireForm(error, request.id))
 }
 

@@ -13,6 +13,7 @@ import { docsRoutes } from './docs.ts'
 import { addGate, addLimits } from './gate.ts'
 import { healthRoutes } from './health.ts'
 import { parseJson } from './json.ts'
+import { lingerOnUnreadBodies } from './linger.ts'
 import { mediaRoutes } from './media.ts'
 import { modelRoutes } from './models.ts'
 import { observe } from './observe.ts'
@@ -67,6 +68,7 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
   server.decorateRequest('facts', undefined)
   closeConnections(server)
   readJsonOnly(server)
+  lingerOnUnreadBodies(server)
   observe(server, app)
   await addOpenApi(server, app.config.publicUrl)
   await addLimits(server, app)

@@ -1,4 +1,3 @@
-import type { IncomingMessage } from 'node:http'
 import multipart, { type Multipart } from '@fastify/multipart'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { ZodTypeProvider } from 'fastify-type-provider-zod'
@@ -58,13 +57,8 @@ export async function uploadRoutes(
       },
     },
     async handler(request, reply) {
-      try {
-        const upload = await receiveOne(request, uploads)
-        return await reply.code(201).send({ success: true, upload })
-      } catch (error) {
-        if (!(await readOn(request.raw))) reply.header('connection', 'close')
-        throw error
-      }
+      const upload = await receiveOne(request, uploads)
+      return reply.code(201).send({ success: true, upload })
     },
   })
 
@@ -153,35 +147,6 @@ function unexpected(part: Multipart): ApiError {
   const message =
     part.type !== 'file' && name === 'file' ? 'must be a file with a name' : 'only one part is accepted, `file`'
   return new ApiError('validation_error', `${name}: ${message}.`)
-}
-
-const READ_ON_BYTES = 8 * 1024 * 1024
-const READ_ON_MS = 2_000
-
-/**
- * A client that is still sending when the connection closes never sees our answer: let a little more of a refused body
- * pass. True when all of it came, so that the connection can live on.
- */
-async function readOn(request: IncomingMessage): Promise<boolean> {
-  request.unpipe()
-  let left = READ_ON_BYTES
-  if (!request.readableEnded && !request.destroyed)
-    await new Promise<void>(resolve => {
-      const timer = setTimeout(resolve, READ_ON_MS)
-      const over = () => {
-        clearTimeout(timer)
-        resolve()
-      }
-      request.once('end', over).once('close', over)
-      request.on('data', (chunk: Buffer) => {
-        left -= chunk.length
-        if (left <= 0) over()
-      })
-      // Taken off its reader, the request stands still until it is told.
-      request.resume()
-    })
-  request.pause()
-  return request.readableEnded
 }
 
 function customerOf(request: FastifyRequest): string {

@@ -182,6 +182,14 @@ describe('refused', () => {
     expect(await storedFiles()).toEqual(before)
   })
 
+  test('a file of nobody, whose answer comes while it is being sent', async () => {
+    const before = await storedFiles()
+    const refused = await rawUpload({ announce: 200 * 1024 * 1024, send: 200 * 1024 * 1024, key: 'nobody' })
+    expect(refused).toMatchObject({ status: 401, closed: true })
+    expect(refused.body).toContain('"unauthorized"')
+    expect(await storedFiles()).toEqual(before)
+  })
+
   test('a client that goes away leaves nothing', async () => {
     const before = await storedFiles()
     const cut = await rawUpload({ announce: 100 * 1024 * 1024, send: 5 * 1024 * 1024, thenCut: true })
@@ -350,12 +358,12 @@ describe('the media URL for upstreams', () => {
 })
 
 /** An upload of a movie by hand, as much of it as is wanted. */
-async function rawUpload(options: { announce?: number; send: number; thenCut?: boolean }) {
+async function rawUpload(options: { announce?: number; send: number; thenCut?: boolean; key?: string }) {
   const head = '--x\r\nContent-Disposition: form-data; name="file"; filename="a.mov"\r\n\r\n'
   const request = httpRequest(`${genmux.url}/api/v1/upload`, {
     method: 'POST',
     headers: {
-      authorization: `Bearer ${customer.key}`,
+      authorization: `Bearer ${options.key ?? customer.key}`,
       'content-type': 'multipart/form-data; boundary=x',
       ...(options.announce ? { 'content-length': options.announce } : {}),
     },

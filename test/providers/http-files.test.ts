@@ -35,8 +35,8 @@ describe('a form with a file', () => {
     expect(form?.files).toMatchObject([{ field: 'image', name: 'file.png', mimeType: 'image/png', sha256 }])
   })
 
-  test('of 200 MB takes constant memory', async () => {
-    const size = 200 * 1024 * 1024
+  test('of 512 MB takes constant memory', async () => {
+    const size = 512 * 1024 * 1024
     let received = 0
     const http = httpTo(
       await listen(async (request, response) => {
@@ -56,7 +56,7 @@ describe('a form with a file', () => {
     const file = { mimeType: 'video/mp4', extension: 'mp4', size, open: async () => Readable.from(content()) }
     await http.send({ method: 'POST', path: '/upload', bucket: 'upload', multipart: { file } })
     expect(received).toBeGreaterThan(size)
-    expect((peak - before) / 1024 / 1024).toBeLessThan(100)
+    expect((peak - before) / 1024 / 1024).toBeLessThan(256)
   })
 
   test('whose file is shorter than it said is not taken for sent', async () => {

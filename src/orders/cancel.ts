@@ -1,10 +1,10 @@
 import { ApiError } from '../errors.ts'
-import { type AttemptRow, attemptsOf, type Engine } from './engine.ts'
+import type { AttemptRow, Engine } from './engine.ts'
 import { type OrderRow, viewOrder } from './order.ts'
 import { accountOf, asProviderError } from './submit.ts'
 
 /** What cancelling needs of the engine; an api process has it without running loops. */
-export type Canceller = Pick<Engine, 'db' | 'catalog' | 'calls' | 'settle' | 'log'>
+export type Canceller = Pick<Engine, 'db' | 'catalog' | 'calls' | 'settle' | 'log' | 'batches'>
 
 const FIND_ORDER = {
   name: 'find_order',
@@ -24,7 +24,7 @@ export async function cancelOrder(engine: Canceller, customerId: string, orderId
   ) => new ApiError(code, message, { extra: { order: viewOrder(order) }, cause })
   if (order.status !== 'queued' && order.status !== 'processing')
     throw refuse('cannot_cancel', 'Order cannot be cancelled')
-  const attempt = (await attemptsOf(engine, orderId)).at(-1)
+  const attempt = (await engine.batches.attemptsOf(orderId)).at(-1)
   if (attempt?.state === 'finished') throw refuse('cannot_cancel', 'The generation is already finished.')
   if (attempt?.state !== 'accepted' || attempt.ref === null) {
     throw refuse('not_ready', 'Generation not started yet. Try again shortly.')

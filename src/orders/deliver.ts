@@ -28,7 +28,7 @@ export async function deliver(engine: Engine, order: HeldOrder, attempt: Attempt
   let links: string[]
   try {
     if (outputs.length === 0) throw new Error('the upstream finished without an output')
-    links = await mirrorAll(engine, attempt, outputs, expiresAt)
+    links = await mirrorAll(engine, order, attempt, outputs, expiresAt)
   } catch (error) {
     // No budget left to fetch with is nobody's failure.
     if (error instanceof ProviderError && error.fault === 'rate_limited')
@@ -59,6 +59,7 @@ const EXPIRE = { name: 'expire_outputs', text: 'UPDATE outputs SET expires_at = 
 
 async function mirrorAll(
   engine: Engine,
+  order: HeldOrder,
   attempt: AttemptRow,
   outputs: readonly Output[],
   expiresAt: Date,
@@ -66,16 +67,16 @@ async function mirrorAll(
   const { account, adapter } = accountOf(engine, attempt)
   if (!account || !adapter) throw new Error('the account left the catalog')
   const call = engine.calls.of(account)
-  const rows = await engine.db.run<{ position: number; token: string }>(DELIVERED, [attempt.order_id])
+  const rows = order.mirrored ? await engine.db.run<{ position: number; token: string }>(DELIVERED, [order.id]) : []
   const tokens = rows.sort((a, b) => a.position - b.position).map(row => row.token)
   // All of an order's links live equally long, also those that a process mirrored before it died.
-  if (rows.length > 0) await engine.db.run(EXPIRE, [attempt.order_id, expiresAt])
+  if (rows.length > 0) await engine.db.run(EXPIRE, [order.id, expiresAt])
   for (const [position, output] of outputs.entries()) {
     if (position < tokens.length) continue
     const token = randomBytes(24).toString('base64url')
     const name = `results/${token}`
     const { size, sha256, mimeType } = await mirror(engine, adapter, call, output, name)
-    const values = [token, attempt.order_id, position, name, mimeType, size, sha256, expiresAt]
+    const values = [token, order.id, position, name, mimeType, size, sha256, expiresAt]
     // The token that stands: another process may have mirrored it meanwhile.
     const [kept] = await engine.db.run<{ token: string }>(KEEP, values)
     tokens.push(kept?.token ?? token)

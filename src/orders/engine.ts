@@ -8,6 +8,7 @@ import type { Budgets } from '../routing/budgets.ts'
 import type { Calls } from '../routing/calls.ts'
 import type { Observer } from '../routing/observed.ts'
 import type { Storage } from '../storage/storage.ts'
+import type { Batches } from './batches.ts'
 import type { OrderStatus } from './order.ts'
 import type { Settle } from './settle.ts'
 
@@ -22,6 +23,7 @@ export interface Engine {
   readonly switches: { off(): Promise<ReadonlySet<string>> }
   readonly calls: Calls
   readonly settle: Settle
+  readonly batches: Batches
   readonly log: Logger
   readonly publicUrl: string
   /** True when upstreams can reach PUBLIC_URL: then they are asked to call back. */
@@ -98,6 +100,8 @@ export interface HeldOrder {
   readonly cancel_requested_at: Date | null
   /** No new attempt is begun any more. */
   readonly overdue: boolean
+  /** Some of its outputs stand already, from before it was claimed. */
+  readonly mirrored: boolean
   /** Whether the lease surely still holds: a paused process must not send what another one decides about by now. */
   held(): boolean
 }
@@ -110,15 +114,6 @@ export const ATTEMPT_COLUMNS = `id, order_id, n, provider, account, upstream_mod
   outputs, fault, expected_cost, cost, submits, reconciles, submitted_at, cancel_requested_at, deadline_at <= now() AS overdue,
   (extract(epoch FROM deadline_at - now()) * 1000)::float8 AS left_ms,
   (extract(epoch FROM now() - absent_since) * 1000)::float8 AS absent_ms`
-
-const ATTEMPTS = {
-  name: 'attempts_of',
-  text: `SELECT ${ATTEMPT_COLUMNS} FROM attempts WHERE order_id = $1 ORDER BY n`,
-}
-
-export function attemptsOf(engine: Pick<Engine, 'db'>, orderId: string): Promise<AttemptRow[]> {
-  return engine.db.run<AttemptRow>(ATTEMPTS, [orderId])
-}
 
 // An order that nobody holds and that waits for nothing else is woken in the same statement.
 const END = {

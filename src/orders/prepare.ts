@@ -7,11 +7,6 @@ import type { Candidate } from '../routing/candidates.ts'
 import type { AttemptRow, Engine, HeldOrder, Next } from './engine.ts'
 import { accountOf, blame, failed, newCallback, submit } from './submit.ts'
 
-const BEGIN = {
-  name: 'begin_attempt',
-  text: 'SELECT begin_attempt($1, $2, $3, $4, $5, $6, $7::attempt_state, $8, $9, $10, $11, $12, $13, $14) AS outcome',
-}
-
 /** Nothing was sent yet: an upload's budget is waited for this long before another route is tried. */
 const UPLOAD_PATIENCE_MS = 60_000
 
@@ -52,24 +47,10 @@ export async function beginAttempt(
     left_ms: route.provider.poll.deadline_ms,
     absent_ms: null,
   }
-  const [row] = await engine.db.run<{ outcome: 'begun' | 'lost' | 'saturated' }>(BEGIN, [
-    order.id,
-    order.fence,
-    id,
-    attempt.provider,
-    attempt.account,
-    attempt.upstream_model,
-    state,
-    attempt.input,
-    attempt.idempotency_key,
-    attempt.nonce,
-    callback?.hash ?? null,
-    attempt.expected_cost,
-    attempt.left_ms,
-    account.limits.concurrent ?? null,
-  ])
-  if (row?.outcome === 'saturated') return 'saturated'
-  if (row?.outcome !== 'begun') return 'left'
+  const { concurrent } = account.limits
+  const outcome = await engine.batches.begin({ attempt, fence: order.fence, callbackHash: callback?.hash, concurrent })
+  if (outcome === 'saturated') return 'saturated'
+  if (outcome === 'lost') return 'left'
   engine.reached('attempt-written')
   return state === 'preparing' ? prepare(engine, order, attempt) : submit(engine, order, attempt, callback?.url)
 }

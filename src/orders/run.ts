@@ -1,7 +1,7 @@
 import type { Logger } from 'pino'
 import { isOutage } from '../db/outage.ts'
 import { deliver } from './deliver.ts'
-import { type AttemptRow, attemptsOf, type Engine, endAttempt, type HeldOrder, type Next } from './engine.ts'
+import { type AttemptRow, type Engine, endAttempt, type HeldOrder, type Next } from './engine.ts'
 import { prepare } from './prepare.ts'
 import type { Pace } from './pace.ts'
 import { reconcile } from './reconcile.ts'
@@ -31,7 +31,8 @@ const CLAIM = {
   name: 'claim_orders',
   text: `UPDATE orders SET wake_at = now() + $2 * interval '1 millisecond', fence = fence + 1
     WHERE id IN (SELECT id FROM orders WHERE wake_at <= now() ORDER BY wake_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-    RETURNING id, fence, model_id, status, cost, input, routing, delivery_failures, cancel_requested_at, deadline_at <= now() AS overdue`,
+    RETURNING id, fence, model_id, status, cost, input, routing, delivery_failures, cancel_requested_at, deadline_at <= now() AS overdue,
+      EXISTS (SELECT FROM outputs WHERE outputs.order_id = orders.id) AS mirrored`,
 }
 // A row that is locked is being settled or moved on by somebody: it is not waited for, which could be a deadlock.
 const RENEW = {
@@ -152,7 +153,7 @@ function report(log: Logger, error: unknown, message: string, order?: string): v
 async function runOrder(engine: Engine, order: HeldOrder): Promise<Next> {
   let first = order.fence === 1
   for (;;) {
-    const attempts = first ? [] : await attemptsOf(engine, order.id)
+    const attempts = first ? [] : await engine.batches.attemptsOf(order.id)
     first = false
     const next = await step(engine, order, attempts)
     if (next !== 'again') return next

@@ -9,6 +9,7 @@ import { createCalls } from '../routing/calls.ts'
 import { createObserver } from '../routing/observed.ts'
 import { createSwitches } from '../routing/switches.ts'
 import type { Storage } from '../storage/storage.ts'
+import { createBatches } from './batches.ts'
 import type { CrashPoint, Engine } from './engine.ts'
 import { startNotifyLoop } from './notify.ts'
 import { createPace } from './pace.ts'
@@ -19,6 +20,8 @@ import { startWatchLoop } from './watch.ts'
 
 /** place_orders notifies it. */
 const WORK_CHANNEL = 'genmux_work'
+/** A notice so soon after an order of our own is most likely of that one, which was begun without it. */
+const ECHO_MS = 20
 
 export interface EngineDeps {
   readonly db: Db
@@ -51,6 +54,7 @@ export function createEngine(deps: EngineDeps): RunningEngine {
   const loops: Loop[] = []
   let listener: ReturnType<typeof listen> | undefined
   let working: RunLoop | undefined
+  let placedAt = Number.NEGATIVE_INFINITY
   const wake = () => working?.wake()
   const reached = deps.reached ?? (() => {})
   const engine: Engine = {
@@ -69,6 +73,7 @@ export function createEngine(deps: EngineDeps): RunningEngine {
         log.info({ order: s.orderId, status: s.status, code: s.errorCode, attempt: s.attemptId }, 'order ended'),
     }),
     publicUrl: deps.publicUrl,
+    batches: createBatches(db),
     callbacks: deps.publicUrlIsSet,
     resultTtlMs: deps.resultTtlMs,
     media: deps.media,
@@ -79,6 +84,7 @@ export function createEngine(deps: EngineDeps): RunningEngine {
     db,
     placed() {
       reached('placed-unanswered')
+      placedAt = performance.now()
       wake()
     },
   })
@@ -90,7 +96,9 @@ export function createEngine(deps: EngineDeps): RunningEngine {
       working = startRunLoop(engine, pace)
       loops.push(working, startWatchLoop(engine, pace), startNotifyLoop(engine))
       // An order that another process placed is begun at once, not at the next tick.
-      listener = listen(deps.databaseUrl, [WORK_CHANNEL], wake)
+      listener = listen(deps.databaseUrl, [WORK_CHANNEL], () => {
+        if (performance.now() - placedAt > ECHO_MS) wake()
+      })
     },
     async stop(ms) {
       await listener?.close()

@@ -49,20 +49,10 @@ export async function submit(
   return answer.state === 'accepted' ? accepted(engine, attempt, answer) : finished(engine, attempt, answer)
 }
 
-const ACCEPTED = {
-  name: 'attempt_accepted',
-  text: `WITH a AS (
-      UPDATE attempts SET state = CASE WHEN state = 'abandoned' THEN state ELSE 'accepted' END, ref = $2, cost = coalesce($3, cost),
-        accepted_at = now(), next_poll_at = now() + $4 * interval '1 millisecond'
-      WHERE id = $1 AND state IN ('submitting', 'unclear', 'abandoned') AND ref IS NULL RETURNING order_id, state)
-    UPDATE orders SET status = 'processing', started_at = coalesce(started_at, now()), wake_at = NULL
-    FROM a WHERE orders.id = a.order_id AND a.state = 'accepted' AND orders.status IN ('queued', 'processing')`,
-}
-
 /** The ref is saved whoever holds the order by now: the upstream has the task. */
 export async function accepted(engine: Engine, attempt: AttemptRow, answer: Accepted): Promise<Next> {
-  const first = engine.catalog.providers.get(attempt.provider)?.poll.first_ms ?? 1_000
-  await engine.db.run(ACCEPTED, [attempt.id, answer.ref, answer.cost?.toString() ?? null, first])
+  const firstPollMs = engine.catalog.providers.get(attempt.provider)?.poll.first_ms ?? 1_000
+  await engine.batches.accept({ attemptId: attempt.id, ref: answer.ref, cost: answer.cost, firstPollMs })
   engine.reached('accepted-saved')
   return 'left'
 }

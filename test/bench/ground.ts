@@ -10,12 +10,12 @@ import { openDb } from '../../src/db/pool.ts'
 import { verifyLedger } from '../../src/ledger/verify.ts'
 import type { Row } from './report.ts'
 
-/** The memory limits of `npm start`. */
-const LIMITS = (
+/** What `npm start` tells V8. */
+const V8_OPTIONS = (
   JSON.parse(readFileSync(join(import.meta.dirname, '../../package.json'), 'utf8')) as { scripts: { start: string } }
 ).scripts.start
   .split(' ')
-  .filter(word => word.startsWith('--max-'))
+  .filter(word => word.startsWith('--') && !word.startsWith('--env'))
 const ADMIN_TOKEN = 'admin-token-of-the-bench'
 
 /** What the measures stand on: one durable Postgres, real genmux processes, everything on loopback. */
@@ -97,7 +97,7 @@ export async function startGround(
       const data = mkdtempSync(join(folder, 'data-'))
       const own = { PORT: String(port), DATA_DIR: data, ADMIN_TOKEN, SANDBOX: 'off', LOG_LEVEL: 'silent' }
       const profile = options.profile === undefined ? [] : ['--cpu-prof', `--cpu-prof-dir=${options.profile}`]
-      const child = spawn(process.execPath, [...LIMITS, ...profile, 'src/main.ts'], {
+      const child = spawn(process.execPath, [...V8_OPTIONS, ...profile, 'src/main.ts'], {
         cwd: join(import.meta.dirname, '../..'),
         env: {
           PATH: process.env.PATH,

@@ -69,35 +69,54 @@ export interface Keys {
 }
 
 const FRESH_MS = 5_000
+/** An answer this old is asked for again while it still holds, so that nobody waits for it. */
+const RENEW_MS = 4_000
 /** Unknown keys are remembered briefly: long enough against a flood of one, short for a key made a moment ago. */
 const UNKNOWN_FRESH_MS = 1_000
 const MAX_REMEMBERED = 10_000
 
 /** Looks API keys up, remembering answers for 5 s. NOTIFY makes it forget at once; without it the 5 s hold. */
 export function createKeys(db: Db, databaseUrl: string): Keys {
-  const remembered = new Map<string, { caller: Caller | undefined; until: number }>()
-  // An answer that was asked for before a forgetting is not remembered after it.
-  let generation = 0
+  const remembered = new Map<string, { caller: Caller | undefined; askedAt: number; until: number }>()
+  const asked = new Map<string, Promise<Caller | undefined>>()
+  // What was asked for before a forgetting is neither remembered nor waited for after it.
   const listener = listen(databaseUrl, [KEYS_CHANNEL], () => {
-    generation += 1
+    asked.clear()
     remembered.clear()
   })
+
+  /** However many requests want to know, the database is asked once. */
+  function ask(key: string, hash: Buffer): Promise<Caller | undefined> {
+    const underway = asked.get(key)
+    if (underway) return underway
+    const askedAt = performance.now()
+    const answer = db.run<Caller>(FIND, [hash]).then(
+      ([caller]) => {
+        if (asked.get(key) !== answer) return caller
+        asked.delete(key)
+        // The oldest goes first, so junk cannot make it grow.
+        remembered.delete(key)
+        if (remembered.size >= MAX_REMEMBERED) remembered.delete(remembered.keys().next().value as string)
+        remembered.set(key, { caller, askedAt, until: askedAt + (caller ? FRESH_MS : UNKNOWN_FRESH_MS) })
+        return caller
+      },
+      (error: unknown) => {
+        if (asked.get(key) === answer) asked.delete(key)
+        throw error
+      },
+    )
+    asked.set(key, answer)
+    return answer
+  }
 
   return {
     async find(hash) {
       const key = hash.toString('base64')
-      const askedAt = performance.now()
+      const now = performance.now()
       const known = remembered.get(key)
-      if (known && known.until > askedAt) return known.caller
-      const asked = generation
-      const [caller] = await db.run<Caller>(FIND, [hash])
-      if (asked === generation) {
-        // The oldest goes first, so junk cannot make it grow.
-        remembered.delete(key)
-        if (remembered.size >= MAX_REMEMBERED) remembered.delete(remembered.keys().next().value as string)
-        remembered.set(key, { caller, until: askedAt + (caller ? FRESH_MS : UNKNOWN_FRESH_MS) })
-      }
-      return caller
+      if (!known || known.until <= now) return ask(key, hash)
+      if (now - known.askedAt > RENEW_MS) ask(key, hash).catch(() => {})
+      return known.caller
     },
     close: listener.close,
   }

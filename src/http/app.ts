@@ -28,6 +28,8 @@ declare module 'fastify' {
   interface FastifyContextConfig {
     /** What the API key must allow. Present on every route of the customers' API. */
     scope?: Scope
+    /** Files on their way, or another server's answer, are waited for: such a request takes no place among those under way. */
+    waits?: true
   }
   interface FastifyRequest {
     /** The customer behind the request; set before any handler of the customers' API runs. */

@@ -4,6 +4,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
 import { getHeapStatistics } from 'node:v8'
 import { ApiError } from '../errors.ts'
+import { createAdmission } from './admission.ts'
 import type { App } from './app.ts'
 import { type Caller, type Keys, parseSecret } from './auth.ts'
 
@@ -11,6 +12,9 @@ import { type Caller, type Keys, parseSecret } from './auth.ts'
 const MAX_EVENT_LOOP_DELAY_MS = 1_000
 /** What loading the program held up is no overload: this long after the start nothing is refused for it. */
 const START_GRACE_MS = 3_000
+
+/** Made once: in an overload, refusals must cost little. */
+const BUSY = new ApiError('server_busy', 'Server is temporarily under high load. Try again shortly.', { retryAfter: 2 })
 
 /** Makes rate limits and the measure of overload known to the whole server; what is limited says so itself. */
 export async function addLimits(server: FastifyInstance, app: App): Promise<void> {
@@ -47,7 +51,9 @@ export function callerOf(request: FastifyRequest): Caller {
  */
 export function addGate(server: FastifyInstance, keys: Keys): void {
   const count = server.createRateLimit()
+  const admission = createAdmission()
   const actsFrom = performance.now() + START_GRACE_MS
+  const isUnderPressure = () => performance.now() > actsFrom && server.isUnderPressure()
   server.addHook('onRequest', async (request, reply) => {
     const identified = await identify(request, keys)
     request.caller = identified.caller
@@ -59,9 +65,13 @@ export function addGate(server: FastifyInstance, keys: Keys): void {
       if (limit.isExceeded) throw tooMany(limit.ttlInSeconds)
     }
     if (identified.failure !== undefined) throw identified.failure
-    if (performance.now() > actsFrom && server.isUnderPressure())
-      throw new ApiError('server_busy', 'Server is temporarily under high load. Try again shortly.', { retryAfter: 2 })
+    if (admission.isFull() || isUnderPressure()) throw BUSY
     if (!request.is404) authorize(request)
+  })
+  // Only now its body is there: one that comes slowly takes no place.
+  server.addHook('preValidation', (request, reply, done) => {
+    if (request.routeOptions.config.waits !== true) reply.raw.once('close', admission.begin())
+    done()
   })
 }
 

@@ -1,7 +1,9 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { Readable, Transform } from 'node:stream'
 import { fileTypeFromBuffer } from 'file-type'
+import { retryAfter } from '../providers/http.ts'
 import { type Call, type Output, type Provider, ProviderError } from '../providers/provider.ts'
+import { ApiError } from '../errors.ts'
 import { safeFetch } from '../safe-fetch.ts'
 import { type AttemptRow, type Engine, type HeldOrder, type Next } from './engine.ts'
 import { ORDER_FAULT_MESSAGES } from './order.ts'
@@ -10,13 +12,18 @@ import { accountOf } from './submit.ts'
 /*
  * A finished attempt: every output is streamed into our storage, then the order completes and the hold is captured. An
  * output that stands already (from before a crash) is not fetched again. A failed fetch is tried again with growing
- * pauses; after the last one the order fails, the hold is released, and the cost is booked as lost.
+ * pauses; after the last one the order fails, the hold is released, and the cost is booked as lost. "Too many requests" is no
+ * failure: this order waits for as long as it says, the others go on. Nor is a storage of ours that is full or away.
  */
 
 /** Largest output that is mirrored. */
 export const MAX_OUTPUT_BYTES = 2 * 1024 ** 3
 /** 1 s, 2 s, 4 s, … between tries; about a minute altogether. */
 const MAX_DELIVERY_FAILURES = 7
+const LATER_MS = 5_000
+const LATER_AT_LEAST_MS = 1_000
+/** What waits counts as a failure so long after the attempt's deadline: no order waits for ever. */
+const PATIENCE_MS = 3_600_000
 const SNIFFED_BYTES = 4_100
 /** What an upstream's error page or a script would be: never an output. */
 const REFUSED_TYPES = /^(text\/html|application\/(json|problem\+json|xhtml\+xml|javascript)|text\/javascript)/
@@ -30,9 +37,8 @@ export async function deliver(engine: Engine, order: HeldOrder, attempt: Attempt
     if (outputs.length === 0) throw new Error('the upstream finished without an output')
     links = await mirrorAll(engine, order, attempt, outputs, expiresAt)
   } catch (error) {
-    // No budget left to fetch with is nobody's failure.
-    if (error instanceof ProviderError && error.fault === 'rate_limited')
-      return { wakeInMs: error.retryAfterMs ?? 5_000 }
+    const laterMs = attempt.left_ms > -PATIENCE_MS ? whenLater(error) : undefined
+    if (laterMs !== undefined) return { wakeInMs: Math.max(LATER_AT_LEAST_MS, laterMs) }
     return undelivered(engine, order, attempt, error as Error)
   }
   engine.reached('mirrored-unsettled')
@@ -46,6 +52,13 @@ export async function deliver(engine: Engine, order: HeldOrder, attempt: Attempt
     attemptState: 'succeeded',
   })
   return 'left'
+}
+
+/** No budget left to fetch with, the upstream's or ours, and a storage that is away are no failure: when to try again, ms. */
+function whenLater(error: unknown): number | undefined {
+  if (error instanceof ProviderError && error.fault === 'rate_limited') return error.retryAfterMs ?? LATER_MS
+  if (error instanceof ApiError && error.code === 'server_busy') return (error.retryAfter ?? 0) * 1_000
+  return undefined
 }
 
 const DELIVERED = { name: 'delivered', text: 'SELECT position, token FROM outputs WHERE order_id = $1' }
@@ -125,6 +138,10 @@ async function openOutput(
   const answer = await safeFetch(output.url, { allowOrigin: call.account.baseUrl })
   if (answer.status !== 200) {
     answer.body.destroy()
+    if (answer.status === 429)
+      throw new ProviderError('rate_limited', 'the output answered 429', {
+        retryAfterMs: retryAfter(answer.headers['retry-after']),
+      })
     throw new Error(`the output answered ${answer.status}`)
   }
   const declared = answer.headers['content-type']

@@ -219,9 +219,9 @@ function flat(headers: Dispatcher.ResponseData['headers']): Record<string, strin
   )
 }
 
-function retryAfter(value: string | undefined): number | undefined {
+/** `Retry-After`, seconds or a date, as ms from now, at most a day; undefined when there is none that can be read. */
+export function retryAfter(value: string | undefined): number | undefined {
   if (value === undefined) return undefined
-  if (/^\d+(\.\d+)?$/.test(value)) return Number(value) * 1000
-  const at = Date.parse(value)
-  return Number.isNaN(at) ? undefined : Math.max(0, at - Date.now())
+  const ms = /^\d+(\.\d+)?$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now()
+  return Number.isNaN(ms) ? undefined : Math.min(86_400_000, Math.max(0, ms))
 }

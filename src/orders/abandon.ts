@@ -1,9 +1,13 @@
+import type { Fault } from '../providers/provider.ts'
 import { type AttemptRow, type Engine, endAttempt } from './engine.ts'
 import { ORDER_FAULT_MESSAGES, type OrderFault } from './order.ts'
 import { accountOf, asProviderError } from './submit.ts'
 
 /** After a stuck attempt's cancel was requested, how long its confirmation is waited for. */
 const CANCEL_GRACE_MS = 30_000
+/** A cancel that failed for the moment is tried again until so long after the deadline: after 1 s, 2 s, 4 s, … of it. */
+const CANCEL_FOR_MS = 30_000
+const PASSING = new Set<Fault>(['unavailable', 'rate_limited', 'account_saturated', 'unclear'])
 const RECHECK_FOR_MS = 86_400_000
 const RECHECK_MS = 5 * 60_000
 
@@ -42,6 +46,11 @@ const WAIT_FOR_CANCEL = {
   text: `UPDATE attempts SET cancel_requested_at = now(), deadline_at = now() + $2 * interval '1 millisecond', next_poll_at = now() + interval '1 second'
     WHERE id = $1 AND state = 'accepted'`,
 }
+// The poll before each further try tells when the task ended after all, or when a cancel without an answer was heard.
+const CANCEL_AGAIN = {
+  name: 'cancel_again',
+  text: `UPDATE attempts SET next_poll_at = now() + $2 * interval '1 millisecond' WHERE id = $1 AND state = 'accepted'`,
+}
 const FORGET = {
   name: 'forget_abandoned',
   text: `UPDATE attempts SET next_poll_at = NULL
@@ -71,12 +80,21 @@ export async function giveUp(engine: Engine, attempt: AttemptRow & { readonly fe
         await engine.db.run(WAIT_FOR_CANCEL, [attempt.id, CANCEL_GRACE_MS])
         return
       }
+      if (await cancelAgain(engine, attempt)) return
     } catch (error) {
-      engine.log.warn(
-        { order: attempt.order_id, attempt: attempt.id, reason: asProviderError(error).message },
-        'stuck attempt not cancelled',
-      )
+      const { fault, message, retryAfterMs } = asProviderError(error)
+      engine.log.warn({ order: attempt.order_id, attempt: attempt.id, reason: message }, 'stuck attempt not cancelled')
+      if (PASSING.has(fault) && (await cancelAgain(engine, attempt, retryAfterMs))) return
     }
   }
   await abandon(engine, attempt, attempt.fence, 'timed_out')
+}
+
+/** Whether there is time for another try, which is then planned. Until then the order waits: it is bought nowhere else. */
+async function cancelAgain(engine: Engine, attempt: AttemptRow, atLeastMs = 0): Promise<boolean> {
+  const lateMs = -attempt.left_ms
+  const waitMs = Math.max(1_000, atLeastMs, lateMs)
+  if (lateMs + waitMs > CANCEL_FOR_MS) return false
+  await engine.db.run(CANCEL_AGAIN, [attempt.id, Math.round(waitMs)])
+  return true
 }

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest'
 import { createPluragen } from '../simulators/pluragen.ts'
 import { createProgressiverobot } from '../simulators/progressiverobot.ts'
+import type { InjectedFault } from '../simulators/spec.ts'
 import { zencreatorSimulator } from '../simulators/zencreator.ts'
 import { FAST, gateway, madeHashes, until } from './gateway.ts'
 
@@ -65,6 +66,71 @@ test('without another route a stuck order fails as timed_out and costs nothing',
   expect(await genmux.balance()).toBe(balance)
 })
 
+const refused: InjectedFault = { kind: 'status', status: 403, body: { success: false, error: { code: 'forbidden' } } }
+const down: InjectedFault = { kind: 'status', status: 500 }
+const busy: InjectedFault = {
+  kind: 'status',
+  status: 429,
+  headers: { 'retry-after': '1' },
+  body: { success: false, error: { code: 'rate_limited' } },
+}
+
+test('a cancel that fails for the moment is tried again, and nothing is bought elsewhere until it is confirmed', async () => {
+  const asked = pluragen.calls('cancel').length
+  const made = back.tasks.all().length
+  pluragen.tasks.next({ state: 'stuck' })
+  for (const fault of [down, { kind: 'resetBeforeAccept' } as const, busy]) pluragen.faults.next('cancel', fault)
+  const id = await genmux.place(1)
+  await until(
+    () => pluragen.calls('cancel').length - asked,
+    tries => tries === 3,
+  )
+  expect(await genmux.attempts(id)).toMatchObject([{ provider: 'front-p', state: 'accepted' }])
+  expect(back.tasks.all()).toHaveLength(made)
+  const order = await genmux.ended(id)
+  expect(order.status).toBe('completed')
+  expect(pluragen.calls('cancel').length - asked).toBe(4)
+  expect(pluragen.tasks.all().at(-1)?.now()).toEqual({ state: 'cancelled' })
+  expect(await genmux.attempts(id)).toMatchObject([
+    { provider: 'front-p', state: 'cancelled', fault: 'timed_out' },
+    { provider: 'back', state: 'succeeded' },
+  ])
+  expect(await genmux.transfers(id)).toEqual(['hold', 'capture'])
+})
+
+test('a cancel that was heard, though its answer never came, is not asked for again: the poll tells', async () => {
+  const asked = pluragen.calls('cancel').length
+  pluragen.tasks.next({ state: 'stuck' })
+  pluragen.faults.next('cancel', { kind: 'acceptThenReset' })
+  const order = await genmux.order(1)
+  expect(order.status).toBe('completed')
+  expect(pluragen.calls('cancel').length - asked).toBe(1)
+  expect(await genmux.attempts(order.id)).toMatchObject([
+    { provider: 'front-p', state: 'cancelled', fault: 'timed_out' },
+    { provider: 'back', state: 'succeeded' },
+  ])
+})
+
+test('a cancel that fails for half a minute is given up, and the order ends', async () => {
+  const asked = pluragen.calls('cancel').length
+  const made = back.tasks.all().length
+  pluragen.tasks.next({ state: 'stuck' })
+  pluragen.faults.next('cancel', down, 2)
+  const id = await genmux.place(1)
+  await until(
+    () => pluragen.calls('cancel').length - asked,
+    tries => tries === 1,
+  )
+  await genmux.db.pool.query(
+    `UPDATE attempts SET deadline_at = now() - interval '30 seconds', next_poll_at = now() WHERE order_id = $1`,
+    [id],
+  )
+  expect(await genmux.ended(id)).toMatchObject({ status: 'failed', error: { code: 'timed_out' } })
+  expect(pluragen.calls('cancel').length - asked).toBe(2)
+  expect(back.tasks.all()).toHaveLength(made)
+  expect(await genmux.transfers(id)).toEqual(['hold', 'release', 'suspense'])
+})
+
 test.each([
   { why: 'the upstream refuses to cancel', model: 1, simulator: pluragen },
   { why: 'the upstream has no cancel', model: 4, simulator: zen },
@@ -74,7 +140,7 @@ test.each([
     const made = back.tasks.all().length
     const balance = await genmux.balance()
     simulator.tasks.next({ state: 'stuck' })
-    simulator.faults.next('cancel', { kind: 'status', status: 500 })
+    simulator.faults.next('cancel', refused)
     const order = await genmux.order(model)
     expect(order).toMatchObject({ status: 'failed', error: { code: 'timed_out' } })
     expect(back.tasks.all()).toHaveLength(made)

@@ -206,8 +206,9 @@ function endOf(attempt: AttemptRow, answer: Pending | Finished | undefined): End
     case 'succeeded':
       return [{ id, state: 'finished', outputs: JSON.stringify(answer.outputs), cost }]
     case 'cancelled': {
-      // Asked for by us when it was stuck. When the customer asked, the order ends as cancelled, whatever stands here.
-      const fault = attempt.cancel_requested_at ? 'timed_out' : 'task_failed'
+      // Asked for by us when it was stuck, answered or not. When the customer asked, the order ends as cancelled, whatever
+      // stands here.
+      const fault = attempt.cancel_requested_at || attempt.overdue ? 'timed_out' : 'task_failed'
       return [{ id, state: 'cancelled', fault, message: 'cancelled upstream', cost }]
     }
     case 'failed':

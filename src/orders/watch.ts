@@ -41,10 +41,12 @@ const DUE = {
   name: 'due_accounts',
   text: `SELECT provider, account, count(*)::int AS due FROM attempts WHERE next_poll_at <= now() GROUP BY provider, account`,
 }
+// The next poll counts from when this one was due, not from the look that took it: else every poll drifts by half a tick.
 const CLAIM = {
   name: 'claim_polls',
-  text: `UPDATE attempts SET next_poll_at = now() + CASE WHEN state = 'abandoned' THEN interval '5 minutes'
-      ELSE $4 * interval '1 millisecond' * least(8, 1 + poll_failures) END
+  text: `UPDATE attempts SET next_poll_at = CASE WHEN state = 'abandoned' THEN now() + interval '5 minutes'
+      ELSE greatest(least(next_poll_at, now()), now() - interval '500 milliseconds')
+        + $4 * interval '1 millisecond' * least(8, 1 + poll_failures) END
     WHERE id IN (SELECT id FROM attempts WHERE provider = $1 AND account = $2
         AND next_poll_at <= now() + $5 * interval '1 millisecond'
         AND (NOT $6 OR deadline_at <= now() - interval '${UNASKED_MS} milliseconds')

@@ -3,6 +3,7 @@ import { AbortMultipartUploadCommand, PutObjectCommand } from '@aws-sdk/client-s
 import { paginateListObjectsV2, ListMultipartUploadsCommand, S3ServiceException } from '@aws-sdk/client-s3'
 import { Upload } from '@aws-sdk/lib-storage'
 import { Readable } from 'node:stream'
+import { ApiError } from '../errors.ts'
 import { checkName, MissingFile, type Storage } from './storage.ts'
 
 /** Two parts of 8 MiB in memory per stream; 10,000 parts make 80 GB. */
@@ -69,21 +70,20 @@ export function openS3(settings: S3Settings): Storage {
         await upload.done()
       } catch (error) {
         // What broke the source matters more than how the upload was given up.
-        const cause = body.errored ?? error
+        const cause = body.errored ?? asBusy(error)
         body.destroy()
         throw cause
       }
     },
 
     async open(name, range) {
+      const Key = keyOf(name)
       const Range = range && `bytes=${range.start}-${range.end}`
       try {
-        const answer = await client.send(
-          new GetObjectCommand({ Bucket, Key: keyOf(name), ...(Range ? { Range } : {}) }),
-        )
+        const answer = await client.send(new GetObjectCommand({ Bucket, Key, ...(Range ? { Range } : {}) }))
         if (answer.Body instanceof Readable) return answer.Body
       } catch (error) {
-        throw isMissing(error) ? new MissingFile(name) : error
+        throw isMissing(error) ? new MissingFile(name) : asBusy(error)
       }
       throw new Error(`no body in the answer for ${name}`)
     },
@@ -130,4 +130,14 @@ function unlessMissing(error: unknown): undefined {
 
 function isMissing(error: unknown): boolean {
   return error instanceof S3ServiceException && (error.name === 'NoSuchKey' || error.name === 'NotFound')
+}
+
+/** No answer, or one that says "not now", is our trouble and passes. Any other refusal (keys, bucket) is a mistake of ours. */
+function asBusy(error: unknown): unknown {
+  const status = error instanceof S3ServiceException ? error.$metadata.httpStatusCode : undefined
+  if (status !== undefined && status < 500 && status !== 429) return error
+  return new ApiError('server_busy', 'The storage cannot be reached. Try again shortly.', {
+    retryAfter: 5,
+    cause: error,
+  })
 }

@@ -33,17 +33,14 @@ if (process.getuid?.() === 0) {
 }
 
 const input = await buffer(process.stdin)
-const picture = await open(input)
+const pictures = await heic.all({ buffer: input }).catch(unreadable)
+// Its size is ours to judge. All of this is about the primary picture, which need not be the first of several.
+const { icc, hasAlpha, pagePrimary = 0 } = await sharp(input, { limitInputPixels: false }).metadata().catch(unreadable)
+const picture = pictures[pagePrimary] ?? unreadable(new Error('no picture'))
 if (picture.width * picture.height > MAX_PIXELS) process.exit(TOO_MANY_PIXELS)
 const { width, height, data } = await picture.decode().catch(unreadable)
-const { icc, hasAlpha } = await sharp(input).metadata().catch(unreadable)
 const png = sharp(data, { raw: { width, height, channels: 4 } })
 await pipeline((hasAlpha ? png : png.removeAlpha()).png(), withProfile(icc), process.stdout)
-
-async function open(file: Buffer) {
-  const pictures = await heic.all({ buffer: file }).catch(unreadable)
-  return pictures[0] ?? unreadable(new Error('no picture'))
-}
 
 function unreadable(error: unknown): never {
   console.error(error)

@@ -64,6 +64,10 @@ describe('a HEIC becomes a PNG', () => {
     expect(await corners(await convertedPng('mirrored.heic'))).toBe('120x80 -g- r-- rg- --b')
   })
 
+  test('and of several pictures the primary one', async () => {
+    expect(await corners(await convertedPng('second-is-primary.heic'))).toBe('240x180 --b rg- r-- -g-')
+  })
+
   test('with its colour profile and the same pixels', async () => {
     const png = await convertedPng('quadrants-p3.heic')
     const source = await sharp(fixture('quadrants-p3.heic')).metadata()

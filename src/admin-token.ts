@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
-import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Config } from './config.ts'
 import { StartError } from './errors.ts'
+import { makeFolder } from './folder.ts'
 
 export const ADMIN_TOKEN_FILE = 'admin-token'
 
@@ -13,7 +14,7 @@ export async function adminToken(
   if (config.adminToken !== undefined) return { token: config.adminToken, made: false }
   const file = join(config.dataDir, ADMIN_TOKEN_FILE)
   try {
-    await mkdir(config.dataDir, { recursive: true })
+    await makeFolder(config.dataDir)
   } catch (error) {
     throw new StartError(`DATA_DIR ${config.dataDir}: cannot be made (${(error as Error).message})`, { cause: error })
   }

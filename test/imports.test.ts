@@ -6,7 +6,7 @@ const SRC = join(import.meta.dirname, '../src')
 
 /** Lower may be imported by higher, never the other way. Files directly under src are placed by name. */
 const LAYERS = [
-  ['money.ts', 'errors.ts', 'config.ts'],
+  ['money.ts', 'errors.ts', 'config.ts', 'folder.ts'],
   ['db', 'storage', 'providers', 'safe-fetch.ts'],
   ['catalog', 'routing', 'ledger', 'uploads'],
   ['orders'],

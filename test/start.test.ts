@@ -76,6 +76,12 @@ test('a wrong variable stops the start with one line that names it', async () =>
   expect(await refusal({ ADMIN_TOKEN: 'short' })).toContain('ADMIN_TOKEN')
 })
 
+test('a folder that cannot be made is named, also where the system contradicts itself', async () => {
+  expect(await refusal({ DATA_DIR: '/proc/x' })).toMatch(/^genmux: DATA_DIR \/proc\/x: cannot be made/)
+  expect(await refusal({ DATA_DIR: '/proc/x', ADMIN_TOKEN: '' })).toMatch(/^genmux: DATA_DIR \/proc\/x: cannot be made/)
+  expect(await refusal({ STORAGE_URL: 'file:/proc/x' })).toMatch(/^genmux: STORAGE_URL file:\/proc\/x: cannot store/)
+})
+
 test('a database that cannot be reached is named', async () => {
   expect(await refusal({ DATABASE_URL: 'postgresql://nobody@127.0.0.1:1/none' })).toMatch(
     /^genmux: DATABASE_URL \(127\.0\.0\.1:1\) cannot be used: .*ECONNREFUSED/,

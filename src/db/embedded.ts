@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { chown, mkdir, readFile, rm, stat } from 'node:fs/promises'
+import { chown, readFile, rm, stat } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { dirname, join, resolve } from 'node:path'
 import { promisify } from 'node:util'
 import pg from 'pg'
 import { StartError } from '../errors.ts'
+import { makeFolder } from '../folder.ts'
 
 const run = promisify(execFile)
 
@@ -84,12 +85,14 @@ type RunAs = (program: string, args: string[]) => Promise<unknown>
  */
 async function runAs(cluster: string, postgres: string): Promise<RunAs> {
   const options = { timeout: 90_000, cwd: '/' }
-  await mkdir(dirname(cluster), { recursive: true })
+  await makeFolder(dirname(cluster)).catch((error: Error) => {
+    throw new StartError(`DATA_DIR ${dirname(cluster)}: cannot be made (${error.message})`, { cause: error })
+  })
   if (process.getuid?.() !== 0) {
     return (program, args) => run(program, args, options)
   }
   const user = await postgresUser()
-  await mkdir(cluster, { recursive: true, mode: 0o700 })
+  await makeFolder(cluster, 0o700)
   await chown(cluster, user.uid, user.gid)
   if ((await reachable(postgres, user)) && (await reachable(cluster, user))) {
     return (program, args) => run(program, args, { ...options, ...user })

@@ -4,6 +4,7 @@ import { mkdir, open, opendir, rename, rm, stat, statfs, unlink, writeFile } fro
 import { dirname, join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { ApiError } from '../errors.ts'
+import { makeFolder } from '../folder.ts'
 import { checkName, MissingFile, type Storage } from './storage.ts'
 
 /** What gathers during one write goes out in the next: twice as fast as chunk by chunk. */
@@ -16,7 +17,7 @@ const WRITE_BUFFER_BYTES = 1024 * 1024
  */
 export async function openLocal(root: string): Promise<Storage> {
   const partial = join(root, 'partial')
-  await mkdir(partial, { recursive: true, mode: 0o700 })
+  await makeFolder(partial, 0o700)
 
   return {
     async put(name, body) {

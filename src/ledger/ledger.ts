@@ -104,12 +104,37 @@ export interface Settlement {
 
 const SETTLE: Statement = { name: 'ledger_settle_orders', text: 'SELECT order_id FROM settle_orders($1::jsonb)' }
 
+/** One statement, so that the order never ends without its line, nor is there a line of an order that did not end. */
+const SETTLE_AUDITED: Statement = {
+  name: 'ledger_settle_audited',
+  text: `WITH settled AS MATERIALIZED (SELECT order_id FROM settle_orders($1::jsonb))
+    INSERT INTO audit (actor, action, subject, detail) SELECT $2, $3, order_id, $4::jsonb FROM settled RETURNING subject`,
+}
+
+/** What an operator did, for GET /admin/v1/audit. */
+export interface Audited {
+  readonly actor: string
+  readonly action: string
+  readonly detail: Readonly<Record<string, string>>
+}
+
+/** Ends one order by an operator's hand, with its audit line. False when it was over, or its fence has moved. */
+export async function settleByHand(db: Db, settlement: Settlement, line: Audited): Promise<boolean> {
+  const values = [JSON.stringify([itemOf(settlement)]), line.actor, line.action, JSON.stringify(line.detail)]
+  return (await db.run(SETTLE_AUDITED, values)).length > 0
+}
+
 /**
  * Ends a batch in one transaction: terminal status, capture or release, the attempt's end, suspense. Each order at most
  * once in a batch. Returns the ids of the orders that ended here; one that was over, or whose fence has moved, is left alone.
  */
 export async function settleOrders(db: Db, batch: readonly Settlement[]): Promise<string[]> {
-  const items = batch.map(item => ({
+  const rows = await db.run<{ order_id: string }>(SETTLE, [JSON.stringify(batch.map(itemOf))])
+  return rows.map(row => row.order_id)
+}
+
+function itemOf(item: Settlement) {
+  return {
     order_id: item.orderId,
     fence: item.fence,
     status: item.status,
@@ -124,9 +149,7 @@ export async function settleOrders(db: Db, batch: readonly Settlement[]): Promis
     upstream_cost: item.upstreamCost?.toString(),
     recheck_at: item.recheckAt,
     suspense: item.suspense?.toString(),
-  }))
-  const rows = await db.run<{ order_id: string }>(SETTLE, [JSON.stringify(items)])
-  return rows.map(row => row.order_id)
+  }
 }
 
 /** Money in from outside, or a correction. */

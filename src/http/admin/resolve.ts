@@ -1,9 +1,8 @@
 import type { Db, Statement } from '../../db/pool.ts'
 import { ApiError } from '../../errors.ts'
+import { type Settlement, settleByHand } from '../../ledger/ledger.ts'
 import type { Micros } from '../../money.ts'
 import { ORDER_FAULT_MESSAGES } from '../../orders/order.ts'
-import type { Settle } from '../../orders/settle.ts'
-import { auditLine } from './audit.ts'
 
 const LIVE: Statement = {
   name: 'resolve_live',
@@ -28,8 +27,7 @@ const GIVE_BACK: Statement = {
  * Ends an order whose submission stayed unknown as failed: the attempt is abandoned, its expected cost booked to suspense,
  * the hold released. Throws order_not_found, or cannot_resolve when its submission is not unknown.
  */
-export async function resolveOrder(deps: { readonly db: Db; readonly settle: Settle }, id: string): Promise<void> {
-  const { db, settle } = deps
+export async function resolveOrder(db: Db, id: string): Promise<void> {
   const order = await db.prisma.order.findUnique({ where: { id }, select: { status: true } })
   if (!order) throw new ApiError('order_not_found', 'No such order.')
   const [claimed] = await db.run<{ fence: number }>(CLAIM, [id])
@@ -40,7 +38,7 @@ export async function resolveOrder(deps: { readonly db: Db; readonly settle: Set
     await db.run(GIVE_BACK, [id, claimed.fence])
     throw refusal(order.status)
   }
-  const ended = await settle({
+  const settlement: Settlement = {
     orderId: id,
     fence: claimed.fence,
     status: 'failed',
@@ -49,9 +47,9 @@ export async function resolveOrder(deps: { readonly db: Db; readonly settle: Set
     attemptId: attempt.id,
     attemptState: 'abandoned',
     suspense: attempt.cost,
-  })
-  if (!ended) throw refusal(order.status)
-  await auditLine(db, 'order.resolve', id, { outcome: 'failed', attempt: attempt.id })
+  }
+  const line = { actor: 'admin', action: 'order.resolve', detail: { outcome: 'failed', attempt: attempt.id } }
+  if (!(await settleByHand(db, settlement, line))) throw refusal(order.status)
 }
 
 function refusal(status: string): ApiError {

@@ -93,6 +93,20 @@ test('of 10 operators at once one ends the order', async () => {
   expect(audit).toHaveLength(1)
 })
 
+test('an order is not ended by hand when that cannot be audited', async () => {
+  const { id } = await order('unclear')
+  await db.pool.query(`CREATE TRIGGER audit_full BEFORE INSERT ON audit EXECUTE FUNCTION refuse_change()`)
+  expect((await resolve(id)).status).toBe(500)
+  await db.pool.query('DROP TRIGGER audit_full ON audit')
+  expect((await send('GET', `/orders/${id}`)).body.order).toMatchObject({
+    status: 'queued',
+    attempts: [{ state: 'unclear' }],
+    transfers: [{ kind: 'hold' }],
+  })
+  expect((await resolve(id)).status).toBe(200)
+  expect((await send('GET', `/audit?subject=${id}`)).body.audit).toHaveLength(1)
+})
+
 test.each(['preparing', 'accepted', 'finished', 'failed', 'absent'])(
   'an order with an attempt %s cannot be resolved',
   async state => {

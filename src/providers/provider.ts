@@ -49,8 +49,6 @@ export interface Call {
 
 /** One file of the customer. */
 export interface Media {
-  /** Key of the model's media input, e.g. `image`. */
-  readonly key: string
   readonly mimeType: string
   /** Lower case, without dot: `jpg`. */
   readonly extension: string

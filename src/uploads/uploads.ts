@@ -143,7 +143,6 @@ export function createUploads(deps: UploadDeps): Uploads {
       if (!row) throw new Error(`upload ${upload} is gone`)
       const token = signMedia(await signingKey(), row.id, attemptId, new Date(Date.now() + MEDIA_URL_MS))
       return {
-        key: '',
         mimeType: row.mime_type,
         extension: row.extension,
         size: Number(row.size),

@@ -16,6 +16,16 @@ export interface Complaint {
 const NOWHERE = 'http://sandbox.invalid'
 const LOCAL = { id: 'local', api_key: '', limits: undefined }
 
+const MALFORMED = 'a variable is written ${NAME}'
+
+/** Only what can be told without the adapter: variables that are not written as they should be. */
+export function checkVariables(provider: ProviderFile, complain: (complaint: Complaint) => void): void {
+  fillDeep(provider, [], (text, path) => {
+    if (interpolate(text, {}).broken) complain({ path, message: MALFORMED })
+    return text
+  })
+}
+
 /** Fills in the environment and the adapter's defaults. What is wrong is told to `complain`, and replaced by something harmless. */
 export function resolveProvider(
   file: ProviderFile,
@@ -25,7 +35,7 @@ export function resolveProvider(
 ): ProviderEntry {
   const fill = (text: string, path: Path): string | undefined => {
     const { filled, unset, broken } = interpolate(text, env)
-    if (broken) complain({ path, message: 'a variable is written ${NAME}' })
+    if (broken) complain({ path, message: MALFORMED })
     return unset ? undefined : filled
   }
   const isSandbox = adapter.kind === 'sandbox'

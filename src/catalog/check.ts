@@ -1,6 +1,6 @@
 import type { z } from 'zod'
 import type { Provider } from '../providers/provider.ts'
-import { type Environment, resolveProvider } from './accounts.ts'
+import { checkVariables, type Complaint, type Environment, resolveProvider } from './accounts.ts'
 import type { ProviderEntry } from './model.ts'
 import { rehearse } from './rehearsal.ts'
 import { CatalogSchema, type ModelFile, ModelSchema, ProviderSchema } from './schema.ts'
@@ -71,8 +71,10 @@ function checkProvider(
   }
   const accounts = memberOf(raw, 'accounts')
   if (Array.isArray(accounts)) unique(accounts, [...path, 'accounts'], report)
-  if (!file || !adapter) return undefined
-  return resolveProvider(file, adapter, env, ({ path: below, message }) => report([...path, ...below], message))
+  const complain = ({ path: below, message }: Complaint) => report([...path, ...below], message)
+  if (file && adapter) return resolveProvider(file, adapter, env, complain)
+  if (file) checkVariables(file, complain)
+  return undefined
 }
 
 function checkModel(raw: unknown, index: number, known: ReadonlySet<unknown>, report: Report): ModelFile | undefined {

@@ -103,6 +103,12 @@ describe('genmux catalog check', () => {
       /written \$\{NAME\}/,
     ],
     [
+      'a variable that is not closed, of an adapter that there is not',
+      provider('{ id: up, kind: odd, base_url: "https://a.b", accounts: [{ id: a, api_key: "${KEY" }] }'),
+      '"${KEY"',
+      /accounts\[0\]\.api_key: a variable is written \$\{NAME\}/,
+    ],
+    [
       'two accounts of one name',
       provider(
         '{ id: up, kind: plain, base_url: "https://a.b", accounts: [{ id: a, api_key: k }, { id: "a", api_key: k }] }',

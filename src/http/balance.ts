@@ -16,6 +16,7 @@ export function balanceRoutes(app: App): FastifyPluginAsyncZod {
         config: { scope: 'read' },
         schema: {
           tags: ['Account'],
+          operationId: 'getBalance',
           summary: 'Available balance',
           description: 'What is not held by active orders.',
           response: {

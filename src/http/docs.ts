@@ -25,8 +25,11 @@ const POLICY =
   "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; font-src data:; connect-src 'self'; " +
   "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-/** GET /openapi.json, and GET /docs, its readable form. */
+/** GET /openapi.json, and GET /docs, its readable form, to which newcomers are led. */
 export async function docsRoutes(server: FastifyInstance): Promise<void> {
+  // Relative: the gateway may stand under a path of its proxy.
+  server.get('/', { schema: { hide: true } }, (_request, reply) => reply.redirect('docs', 302))
+
   server.get('/openapi.json', { schema: { hide: true } }, (_request, reply) => reply.send(server.swagger()))
 
   server.get('/docs', { schema: { hide: true } }, (_request, reply) =>

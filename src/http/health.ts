@@ -24,6 +24,7 @@ export function healthRoutes(app: App): FastifyPluginAsyncZod {
         schema: {
           tags: ['Operation'],
           security: [],
+          operationId: 'getHealth',
           summary: 'Process alive',
           response: { 200: z.object({ success: z.literal(true) }).describe('Alive.') },
         },
@@ -38,6 +39,7 @@ export function healthRoutes(app: App): FastifyPluginAsyncZod {
         schema: {
           tags: ['Operation'],
           security: [],
+          operationId: 'getReadiness',
           summary: 'Database, queue and storage reachable',
           response: {
             200: z.object({ success: z.literal(true), parts: readiness }).describe('Ready.'),

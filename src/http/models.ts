@@ -67,6 +67,7 @@ export function modelRoutes(app: App): FastifyPluginAsyncZod {
         config: { scope: 'read' },
         schema: {
           tags: ['Orders'],
+          operationId: 'listModels',
           summary: 'Models that can be ordered',
           response: {
             200: z.object({ success: z.literal(true), models: z.array(modelAnswer) }).describe('The models.'),

@@ -17,6 +17,38 @@ const zodToJsonConfig: Parameters<typeof createJsonSchemaTransform>[0]['zodToJso
   },
 }
 
+/** What we send to customers, told by orders/notify.ts. */
+const WEBHOOKS: OpenAPIV3_1.Document['webhooks'] = {
+  orderEnded: {
+    post: {
+      operationId: 'orderEnded',
+      tags: ['Orders'],
+      summary: 'An order has ended',
+      description:
+        'Sent to the `callback_url` of an order that is completed, failed or cancelled; the body is that of GET /api/v1/orders/{id}. ' +
+        'Any 2xx within 10 seconds is a receipt. Otherwise it is sent again after 5, 10, 20, … seconds, ten times at most. ' +
+        'It may come more than once, and it is not signed: read the order before you act on it.',
+      security: [],
+      requestBody: {
+        required: true,
+        content: {
+          'application/json': {
+            schema: {
+              type: 'object',
+              properties: {
+                success: { type: 'boolean', const: true },
+                order: { $ref: '#/components/schemas/Order' },
+              },
+              required: ['success', 'order'],
+            },
+          },
+        },
+      },
+      responses: { '2XX': { description: 'Received.' } },
+    },
+  },
+}
+
 /** Makes the document of every route that is registered after it: GET /openapi.json. */
 export async function addOpenApi(server: FastifyInstance, publicUrl: string): Promise<void> {
   const components = createJsonSchemaTransformObject({ zodToJsonConfig })
@@ -32,11 +64,19 @@ export async function addOpenApi(server: FastifyInstance, publicUrl: string): Pr
         },
       },
       security: [{ apiKey: [] }],
+      webhooks: WEBHOOKS,
       tags: ['Orders', 'Uploads', 'Results', 'Account', 'Operation', 'Admin'].map(name => ({ name })),
     },
     transform: createJsonSchemaTransform({ zodToJsonConfig }),
-    transformObject: document => withoutUnused(components(document) as OpenAPIV3_1.Document),
+    transformObject: document => withoutUnused(withHeads(components(document) as OpenAPIV3_1.Document)),
   })
+}
+
+/** A route that answers GET and HEAD has one schema: its two operations need two names. */
+function withHeads(document: OpenAPIV3_1.Document): OpenAPIV3_1.Document {
+  for (const path of Object.values(document.paths ?? {}))
+    if (path?.head?.operationId) path.head = { ...path.head, operationId: `${path.head.operationId}Head` }
+  return document
 }
 
 /** Each schema with an id comes twice, as X (in answers) and XInput (in requests): what nothing refers to is left out. */

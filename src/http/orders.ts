@@ -66,6 +66,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
         validatorCompiler: unchecked,
         schema: {
           tags: ['Orders'],
+          operationId: 'createOrder',
           summary: 'Create an order',
           description:
             'Holds its cost. With an `Idempotency-Key` (1 to 255 visible ASCII characters), a repeated request gives the first answer again, ' +
@@ -109,6 +110,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
         validatorCompiler: unchecked,
         schema: {
           tags: ['Orders'],
+          operationId: 'quoteOrder',
           summary: 'What an order would cost',
           description: 'Takes the body of an order and checks it likewise. Nothing is stored or held.',
           body: orderBody,
@@ -132,6 +134,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
         config: { scope: 'read' },
         schema: {
           tags: ['Orders'],
+          operationId: 'listOrders',
           summary: 'Orders, newest first',
           querystring: pageQuery.extend({ status: orderStatus.optional() }),
           response: {
@@ -165,6 +168,7 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
         config: { scope: 'read' },
         schema: {
           tags: ['Orders'],
+          operationId: 'getOrder',
           summary: 'One order',
           params: orderParams,
           response: { 200: one, ...refusals(['order_not_found']) },
@@ -180,9 +184,10 @@ export function orderRoutes(app: App): FastifyPluginAsyncZod {
     server.post(
       '/orders/:id/cancel',
       {
-        config: { scope: 'generate' },
+        config: { scope: 'generate', waits: true },
         schema: {
           tags: ['Orders'],
+          operationId: 'cancelOrder',
           summary: 'Cancel an order that has started',
           description: 'May take the provider some seconds: repeat it, or read the order, until it is cancelled.',
           params: orderParams,

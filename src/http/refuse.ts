@@ -29,18 +29,24 @@ function wireForm(error: ApiError, requestId: string): string {
 
 function asApiError(thrown: unknown, request: FastifyRequest): ApiError {
   if (thrown instanceof ApiError) return thrown
-  if (hasZodFastifySchemaValidationErrors(thrown)) {
-    const [issue] = thrown.validation
-    const field = issue?.instancePath.slice(1).replaceAll('/', '.') ?? ''
-    return new ApiError(
-      'validation_error',
-      `${field === '' ? '' : `${field}: `}${issue?.message ?? 'Invalid request data'}`,
-    )
-  }
+  if (hasZodFastifySchemaValidationErrors(thrown)) return fromSchema(thrown, request)
   const known = fromFramework(thrown, request)
   if (known) return known
   if (isOutage(thrown)) return new ApiError('server_busy', 'Server is temporarily unavailable. Try again shortly.')
   return new ApiError('internal_error', 'Unexpected internal error.')
+}
+
+/** What does not fit the route's schema. A body or a header that is not there at all is malformed (400), as without a schema. */
+function fromSchema({ validation, validationContext }: FastifyError, request: FastifyRequest): ApiError {
+  if (validationContext === 'body' && request.body === undefined)
+    return new ApiError('validation_error', 'The body must be a JSON object.', { status: 400 })
+  const [issue] = validation ?? []
+  const name = issue?.instancePath.slice(1).replaceAll('/', '.') ?? ''
+  const inHeader = validationContext === 'headers'
+  // Node has lower-cased it.
+  const field = inHeader ? name.replace(/\b[a-z]/g, letter => letter.toUpperCase()) : name
+  const message = `${field === '' ? '' : `${field}: `}${issue?.message ?? 'Invalid request data'}`
+  return new ApiError('validation_error', message, inHeader ? { status: 400 } : {})
 }
 
 /** What Fastify and its plugins refuse before a handler runs. */
@@ -66,7 +72,8 @@ function fromFramework(thrown: unknown, request: FastifyRequest): ApiError | und
 function note(error: ApiError, thrown: unknown, request: FastifyRequest): void {
   request.facts = { ...request.facts, error: error.code }
   if (error.code === 'internal_error') request.log.error({ err: thrown }, 'unexpected error')
-  else if (error !== thrown && error.status >= 500) request.facts.reason = String(thrown).slice(0, 300)
+  else if (error.status >= 500 && (error !== thrown || error.cause))
+    request.facts.reason = String(error === thrown ? error.cause : thrown).slice(0, 300)
 }
 
 /** Answers what is not HTTP at all, or has headers too large or too slow; there is no request then, only a socket. */

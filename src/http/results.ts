@@ -30,6 +30,7 @@ export function resultRoutes(app: App): FastifyPluginAsyncZod {
       handlerTimeout: TRANSFER_TIMEOUT_MS,
       schema: {
         tags: ['Results'],
+        operationId: 'getResult',
         summary: 'What an order produced',
         description:
           'A link from `order.result`: no login, 404 after `expires_at`. One range of bytes can be asked for; a request for several gets the whole file.',

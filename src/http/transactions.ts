@@ -29,6 +29,7 @@ export function transactionRoutes(app: App): FastifyPluginAsyncZod {
         config: { scope: 'read' },
         schema: {
           tags: ['Account'],
+          operationId: 'listTransactions',
           summary: 'What changed the balance, newest first',
           querystring: pageQuery,
           response: {

@@ -39,10 +39,11 @@ export async function uploadRoutes(
     method: 'POST',
     url: '/upload',
     handlerTimeout: TRANSFER_TIMEOUT_MS,
-    config: { scope: 'generate' },
+    config: { scope: 'generate', waits: true },
     // The body is a stream.
     validatorCompiler: unchecked,
     schema: {
+      operationId: 'createUpload',
       summary: 'Upload a file',
       description:
         'multipart/form-data with one field `file`: JPG, JPEG, PNG, WEBP, GIF, HEIC, HEIF, MP4, MOV or WEBM, up to 300 MB, whole, ' +
@@ -67,6 +68,7 @@ export async function uploadRoutes(
     url: '/upload/status',
     config: { scope: 'read' },
     schema: {
+      operationId: 'getUploadStatus',
       summary: 'State of an upload',
       tags: ['Uploads'],
       querystring: z.object({ tmp_path: z.string().max(100) }),
@@ -81,8 +83,9 @@ export async function uploadRoutes(
     method: ['GET', 'HEAD'],
     url: '/upload/preview/:token',
     handlerTimeout: TRANSFER_TIMEOUT_MS,
-    config: { scope: 'read' },
+    config: { scope: 'read', waits: true },
     schema: {
+      operationId: 'getUploadPreview',
       summary: 'The bytes of an upload',
       description: 'For previewing only. Range is supported.',
       tags: ['Uploads'],

@@ -45,6 +45,33 @@ test('requests are closed, answers may gain members', () => {
   expect(document.components.schemas.Order.additionalProperties).toBeUndefined()
 })
 
+test('every operation has a name of its own', () => {
+  const names = operations.map(({ operation }) => operation.operationId)
+  expect(names).not.toContain(undefined)
+  expect(new Set(names).size).toBe(names.length)
+  expect(names).toEqual(expect.arrayContaining(['createOrder', 'getOrder', 'getResult', 'getResultHead']))
+})
+
+test('the callback that customers get is described', () => {
+  const { post } = document.webhooks.orderEnded
+  expect(operations.map(({ operation }) => operation.operationId)).not.toContain(post.operationId)
+  expect(post.requestBody.content['application/json'].schema.properties.order.$ref).toBe('#/components/schemas/Order')
+})
+
+test('an Idempotency-Key is required where money is moved by hand, and optional for an order', () => {
+  const header = (path: string) =>
+    document.paths[path].post.parameters.find((p: { name: string }) => p.name.toLowerCase() === 'idempotency-key')
+  expect(header('/admin/v1/customers/{id}/topups')).toMatchObject({ in: 'header', required: true })
+  expect(header('/admin/v1/customers/{id}/adjustments')).toMatchObject({ in: 'header', required: true })
+  expect(header('/api/v1/orders')).toMatchObject({ in: 'header', required: false })
+})
+
+test('whoever asks for nothing in particular is led to the reference', async () => {
+  const answer = await call('GET', '/')
+  expect(answer.status).toBe(302)
+  expect(new URL(answer.headers.get('location') ?? '', 'http://genmux.example/').pathname).toBe('/docs')
+})
+
 test('every operation of customers documents its success and its refusals', () => {
   for (const { name, path, operation } of operations) {
     if (!path.startsWith('/api/v1')) continue

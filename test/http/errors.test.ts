@@ -18,7 +18,6 @@ async function broken(part: Partial<App>) {
 }
 
 test.each([
-  ['GET', '/'],
   ['GET', '/nope'],
   ['GET', '/api/v1'],
   ['GET', '/api/v1/nope'],

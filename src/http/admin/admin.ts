@@ -11,7 +11,7 @@ import { providerRoutes } from './providers.ts'
 import { reportRoutes } from './reports.ts'
 
 /** What the operator's routes work with. */
-export type Admin = Pick<App, 'db' | 'catalog' | 'adminToken' | 'settle' | 'breaker' | 'budgets'>
+export type Admin = Pick<App, 'db' | 'catalog' | 'adminToken' | 'breaker' | 'budgets'>
 
 /** The operator's API. Register it with the prefix `/admin/v1`; every request needs the admin token. */
 export function adminRoutes(admin: Admin): FastifyPluginAsyncZod {

@@ -27,6 +27,7 @@ export const auditRoutes =
       '/audit',
       {
         schema: {
+          operationId: 'listAudit',
           summary: 'Who changed what, newest first',
           querystring: pageQuery.extend({ subject: z.string().max(100).optional() }),
           response: {

@@ -49,6 +49,7 @@ export const customerRoutes =
       '/customers',
       {
         schema: {
+          operationId: 'createCustomer',
           summary: 'Create a customer',
           body: z.strictObject({
             name,
@@ -74,6 +75,7 @@ export const customerRoutes =
       '/customers',
       {
         schema: {
+          operationId: 'listCustomers',
           summary: 'List customers, newest first',
           querystring: pageQuery.extend({ name: z.string().max(200).optional().describe('exactly this name') }),
           response: {
@@ -99,6 +101,7 @@ export const customerRoutes =
       '/customers/:id',
       {
         schema: {
+          operationId: 'getCustomer',
           summary: 'One customer',
           params: idParams,
           response: { 200: one, ...adminRefusals(['customer_not_found']) },
@@ -111,6 +114,7 @@ export const customerRoutes =
       '/customers/:id',
       {
         schema: {
+          operationId: 'updateCustomer',
           summary: 'Change a customer',
           params: idParams,
           body: z

@@ -32,6 +32,7 @@ export const keyRoutes =
       '/customers/:id/keys',
       {
         schema: {
+          operationId: 'createKey',
           summary: 'Create an API key',
           description: 'The secret is shown here and never again: only its SHA-256 is stored.',
           params: idParams,
@@ -63,6 +64,7 @@ export const keyRoutes =
       '/customers/:id/keys',
       {
         schema: {
+          operationId: 'listKeys',
           summary: "List a customer's API keys, newest first",
           params: idParams,
           querystring: pageQuery,
@@ -90,6 +92,7 @@ export const keyRoutes =
       '/keys/:id',
       {
         schema: {
+          operationId: 'revokeKey',
           summary: 'Revoke an API key',
           description: 'It is dead at once on every node, 5 s later at the latest. Repeating it changes nothing.',
           params: idParams,

@@ -25,7 +25,7 @@ const dollars = (allowed: (amount: Micros) => boolean, rule: string) =>
 const moved = z.object({ id: z.string(), amount_usd: money, balance_usd: money })
 const moveRefusals = adminBodyRefusals(['customer_not_found', 'insufficient_balance', 'idempotency_conflict'])
 const once = z.object({
-  'idempotency-key': z.string().optional().describe('required; 1 to 255 visible ASCII characters'),
+  'idempotency-key': z.string('is required here.').describe('1 to 255 visible ASCII characters'),
 })
 
 export const moneyRoutes =
@@ -35,6 +35,7 @@ export const moneyRoutes =
       '/customers/:id/topups',
       {
         schema: {
+          operationId: 'createTopup',
           summary: 'Top up a balance',
           description: 'Repeated with the same Idempotency-Key and data, it happens once and answers the same.',
           params: idParams,
@@ -62,6 +63,7 @@ export const moneyRoutes =
       '/customers/:id/adjustments',
       {
         schema: {
+          operationId: 'createAdjustment',
           summary: 'Correct a balance',
           description:
             'Up or down, never below zero. Repeated with the same Idempotency-Key and data, it happens once.',
@@ -93,6 +95,7 @@ export const moneyRoutes =
       '/customers/:id/ledger',
       {
         schema: {
+          operationId: 'listLedgerEntries',
           summary: "A customer's ledger, newest first",
           params: idParams,
           querystring: pageQuery,
@@ -120,8 +123,8 @@ async function move(
   reply: FastifyReply,
   movement: Omit<Movement, 'actor' | 'once'>,
 ): Promise<Entry> {
-  const key = readIdempotencyKey(request)
-  if (key === undefined) throw new ApiError('validation_error', 'Idempotency-Key: is required here.', { status: 400 })
+  // There is one: the route's schema requires it.
+  const key = readIdempotencyKey(request) as string
   const hash = hashBody({ kind: movement.kind, customer: movement.customerId, body: request.body })
   const answer = await moveMoney(db, { ...movement, actor: 'admin', once: { key, hash } })
   switch (answer.outcome) {

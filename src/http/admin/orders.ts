@@ -56,12 +56,13 @@ const inside = orderBody.extend({
 const one = z.object({ success: z.literal(true), order: inside })
 
 export const orderRoutes =
-  ({ db, settle }: Admin): FastifyPluginAsyncZod =>
+  ({ db }: Admin): FastifyPluginAsyncZod =>
   async server => {
     server.get(
       '/orders',
       {
         schema: {
+          operationId: 'listAllOrders',
           summary: 'List orders of all customers, newest first',
           querystring: pageQuery.extend({
             customer_id: z.string().max(100).optional(),
@@ -94,6 +95,7 @@ export const orderRoutes =
       '/orders/:id',
       {
         schema: {
+          operationId: 'inspectOrder',
           summary: 'One order from the inside',
           params: idParams,
           response: { 200: one, ...adminRefusals(['order_not_found']) },
@@ -106,6 +108,7 @@ export const orderRoutes =
       '/orders/:id/resolve',
       {
         schema: {
+          operationId: 'resolveOrder',
           summary: 'End an order whose submission stayed unknown',
           description: 'It fails as submission_unknown, its hold is released, the expected cost is booked to suspense.',
           params: idParams,
@@ -114,7 +117,7 @@ export const orderRoutes =
         },
       },
       async request => {
-        await resolveOrder({ db, settle }, request.params.id)
+        await resolveOrder(db, request.params.id)
         return { success: true as const, order: await readInside(db, request.params.id) }
       },
     )

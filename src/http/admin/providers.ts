@@ -58,6 +58,7 @@ export const providerRoutes =
       '/providers',
       {
         schema: {
+          operationId: 'listProviders',
           summary: 'Providers: switches, breakers, budgets, spending',
           response: {
             200: z.object({ success: z.literal(true), providers: z.array(providerBody) }),
@@ -72,6 +73,7 @@ export const providerRoutes =
       '/providers/:id',
       {
         schema: {
+          operationId: 'updateProvider',
           summary: 'Switch a provider on or off',
           description: 'Off: it gets no new order from any node. What it is making is still fetched.',
           params: idParams,

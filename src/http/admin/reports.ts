@@ -34,6 +34,7 @@ export const reportRoutes =
       '/reports/margin',
       {
         schema: {
+          operationId: 'getMarginReport',
           summary: 'What orders brought and cost',
           description: 'Days are UTC and both inclusive; by default the last 30.',
           querystring: z.object({ from: date.optional(), to: date.optional(), group_by: groupBy.default('model') }),
@@ -71,6 +72,7 @@ export const reportRoutes =
       '/ledger/verify',
       {
         schema: {
+          operationId: 'verifyLedger',
           summary: 'Recompute every invariant of money',
           description: 'All `violations` are 0 when the ledger is sound; examples name the first few rows.',
           response: {

@@ -57,6 +57,9 @@ test('a customer is created with defaults, read, changed and audited', async () 
 })
 
 test.each([
+  ['POST', '/customers', undefined, 400, /must be a JSON object/],
+  ['POST', '/customers', '[', 400, /not valid JSON/],
+  ['POST', '/customers', [], 422, /object/],
   ['POST', '/customers', {}, 422, /^name: /],
   ['POST', '/customers', { name: ' ' }, 422, /^name: /],
   ['POST', '/customers', { name: 'A', max_active_orders: -1 }, 422, /^max_active_orders: /],

@@ -1,9 +1,12 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+
 /**
  * Group commit: items that arrive while earlier ones are being written share the next transaction.
  *
  * `flush` writes a batch in one transaction and answers item by item. At most `lanes` batches are under way; a batch has at
- * most `max` items, and never two with the same `exclusive` string. When a batch is refused as a whole for something other
- * than a lost connection, its items are tried one by one, so that one bad item harms no other.
+ * most `max` items, and never two with the same `exclusive` string; after a batch of several a lane rests for `restMs`, so
+ * that more come together. When a batch is refused as a whole for something other than a lost connection, its items are tried
+ * one by one, so that one bad item harms no other.
  */
 export function groupCommit<Item, Answer>(
   flush: (batch: readonly Item[]) => Promise<readonly Answer[]>,
@@ -11,6 +14,7 @@ export function groupCommit<Item, Answer>(
     max: number
     lanes: number
     exclusive?: (item: Item) => string | undefined
+    restMs?: number
     isOutage: (error: unknown) => boolean
   },
 ): (item: Item) => Promise<Answer> {
@@ -54,7 +58,11 @@ export function groupCommit<Item, Answer>(
     if (busy >= options.lanes) return
     busy += 1
     try {
-      while (waiting.length > 0) await write(takeBatch())
+      while (waiting.length > 0) {
+        const batch = takeBatch()
+        await write(batch)
+        if (options.restMs !== undefined && batch.length > 1) await sleep(options.restMs)
+      }
     } finally {
       busy -= 1
     }

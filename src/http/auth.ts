@@ -38,7 +38,9 @@ export function parseSecret(text: string): Buffer | undefined {
 }
 
 function checksum(body: string): string {
-  return base62(BigInt(crc32(body)), 6)
+  let digits = ''
+  for (let rest = crc32(body); digits.length < 6; rest = Math.floor(rest / 62)) digits = DIGITS[rest % 62] + digits
+  return digits
 }
 
 function hashSecret(secret: string): Buffer {

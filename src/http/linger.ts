@@ -13,14 +13,14 @@ const SMALL_BYTES = 65_536
  * at the latest after LINGER_MS.
  */
 export function lingerOnUnreadBodies(server: FastifyInstance): void {
-  server.addHook('onSend', async (request, reply, payload) => {
+  server.addHook('onSend', (request, reply, payload, done) => {
     const { raw } = request
-    if (raw.readableEnded || raw.destroyed) return payload
+    if (!hasBody(request) || raw.readableEnded || raw.destroyed) return done()
     raw.unpipe()
     raw.resume()
-    if (raw.complete || isSmall(request) || typeof payload !== 'string') return payload
+    if (raw.complete || isSmall(request) || typeof payload !== 'string') return done()
     reply.header('connection', 'close').header('content-length', Buffer.byteLength(payload))
-    return Readable.from(lingering(raw, payload), { objectMode: false })
+    done(null, Readable.from(lingering(raw, payload), { objectMode: false }))
   })
 }
 
@@ -36,6 +36,10 @@ async function* lingering(request: IncomingMessage, answer: string): AsyncGenera
     if (request.readableEnded || request.destroyed) over()
     else request.once('end', over).once('close', over)
   })
+}
+
+function hasBody({ headers }: FastifyRequest): boolean {
+  return headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined
 }
 
 function isSmall({ headers }: FastifyRequest): boolean {

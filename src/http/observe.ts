@@ -12,11 +12,12 @@ export function observe(server: FastifyInstance, app: App): void {
     registers: [app.metrics],
   })
 
-  server.addHook('onRequest', async (request, reply) => {
+  server.addHook('onRequest', (request, reply, done) => {
     reply.header('x-request-id', request.id)
+    done()
   })
 
-  server.addHook('onResponse', async (request, reply) => {
+  server.addHook('onResponse', (request, reply, done) => {
     const status = reply.statusCode
     const route = request.routeOptions.url ?? 'unknown'
     const ms = reply.elapsedTime
@@ -32,5 +33,6 @@ export function observe(server: FastifyInstance, app: App): void {
     }
     if (status >= 500) request.log.warn(line, 'request')
     else request.log.info(line, 'request')
+    done()
   })
 }

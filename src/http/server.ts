@@ -50,7 +50,6 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
     requestTimeout: REQUEST_TIMEOUT_MS,
     connectionTimeout: IDLE_TIMEOUT_MS,
     keepAliveTimeout: KEEP_ALIVE_TIMEOUT_MS,
-    handlerTimeout: HANDLER_TIMEOUT_MS,
     pluginTimeout: 30_000,
     http: { headersTimeout: HEADERS_TIMEOUT_MS },
     trustProxy: false,
@@ -66,6 +65,7 @@ export async function buildServer(app: App): Promise<FastifyInstance> {
   server.setSerializerCompiler(serializerCompiler)
   server.decorateRequest('caller', undefined)
   server.decorateRequest('facts', undefined)
+  limitBodies(server)
   closeConnections(server)
   readJsonOnly(server)
   lingerOnUnreadBodies(server)
@@ -118,6 +118,14 @@ function closeConnections(server: FastifyInstance): void {
   server.addHook('onClose', async () => timers.forEach(clearTimeout))
 }
 
+/** A body must come in time. What has none is only waited for where the database is, and every wait for that is bounded. */
+function limitBodies(server: FastifyInstance): void {
+  server.addHook('onRoute', route => {
+    if (![route.method].flat().every(method => method === 'GET' || method === 'HEAD'))
+      route.handlerTimeout ??= HANDLER_TIMEOUT_MS
+  })
+}
+
 function noSuchRoute(): never {
   throw new ApiError('not_found', 'No such route.')
 }
@@ -144,8 +152,9 @@ function readJsonOnly(server: FastifyInstance): void {
     }
   })
   // Some clients name a type for a body that they do not send, as with POST …/cancel.
-  server.addHook('onRequest', async ({ headers }) => {
-    const { 'content-length': length = '0', 'transfer-encoding': coding } = headers
-    if (length === '0' && coding === undefined) delete headers['content-type']
+  server.addHook('onRequest', ({ headers }, _reply, done) => {
+    const { 'content-length': length = '0', 'transfer-encoding': coding, 'content-type': type } = headers
+    if (type !== undefined && length === '0' && coding === undefined) delete headers['content-type']
+    done()
   })
 }

@@ -20,7 +20,7 @@ export function createFinder(db: Db): FindOrder {
       const found = new Map(rows.map(row => [row.id, row]))
       return ids.map(id => found.get(id))
     },
-    { max: 100, lanes: 2, isOutage },
+    { max: 100, lanes: 1, restMs: 1, isOutage },
   )
   return async (id, customerId) => {
     const order = await find(id)

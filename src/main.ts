@@ -123,12 +123,15 @@ async function prepareDatabase(url: string, config: Config): Promise<void> {
   }
 }
 
+/** A storm of new connections waits to be accepted rather than try again a second later. The system may allow less. */
+const BACKLOG = 4_096
+
 async function listenOn(
-  server: { listen(at: { port: number; host: string }): Promise<string> },
+  server: { listen(at: { port: number; host: string; backlog: number }): Promise<string> },
   config: Config,
 ): Promise<string> {
   try {
-    return await server.listen({ port: config.port, host: config.host })
+    return await server.listen({ port: config.port, host: config.host, backlog: BACKLOG })
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     if (code === 'EADDRINUSE')
@@ -172,9 +175,11 @@ function crashAt(env: NodeJS.ProcessEnv): (point: CrashPoint) => void {
   if (!wanted) return () => {}
   return point => {
     if (point !== wanted) return
-    // The bytes of a submit leave the process a moment after it was called.
-    if (point === 'submit-sent') setTimeout(() => process.kill(process.pid, 'SIGKILL'), 40)
-    else process.kill(process.pid, 'SIGKILL')
+    const die = () => process.kill(process.pid, 'SIGKILL')
+    // The bytes of a submit leave the process a moment after it was called, those of a statement with the turn's end.
+    if (point === 'submit-sent') setTimeout(die, 40)
+    else if (point === 'placing') setImmediate(die)
+    else die()
   }
 }
 

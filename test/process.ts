@@ -16,6 +16,10 @@ export interface GenmuxProcess {
   signal(signal: NodeJS.Signals): Promise<void>
 }
 
+const PROJECT = join(import.meta.dirname, '..')
+/** What a process that ended in peace has compiled, the next ones need not: starting is most of what killing tests do. */
+const NODE_COMPILE_CACHE = join(PROJECT, 'node_modules/.cache/genmux-compiled')
+
 const running = new Set<ChildProcess>()
 const folders: string[] = []
 afterAll(() => {
@@ -31,10 +35,18 @@ export function freshFolder(): string {
 }
 
 /** Starts the real server as a process and waits until it listens. Rejects with what it printed when it exits instead. */
-export async function startGenmux(env: Record<string, string>): Promise<GenmuxProcess> {
+export async function startGenmux(env: Record<string, string>, project = PROJECT): Promise<GenmuxProcess> {
   const child = spawn(process.execPath, ['src/main.ts'], {
-    cwd: join(import.meta.dirname, '..'),
-    env: { PATH: process.env.PATH, HOME: process.env.HOME, PORT: '0', ADMIN_TOKEN, LOG_LEVEL: 'warn', ...env },
+    cwd: project,
+    env: {
+      PATH: process.env.PATH,
+      HOME: process.env.HOME,
+      NODE_COMPILE_CACHE,
+      PORT: '0',
+      ADMIN_TOKEN,
+      LOG_LEVEL: 'warn',
+      ...env,
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   running.add(child)

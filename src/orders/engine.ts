@@ -39,6 +39,7 @@ export interface Engine {
 
 /** Where a process may be made to die in a test. */
 export type CrashPoint =
+  | 'placing'
   | 'placed-unanswered'
   | 'attempt-written'
   | 'submit-sent'

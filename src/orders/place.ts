@@ -27,7 +27,7 @@ export interface Placer {
   /**
    * Holds the cost and stores the order, or finds the one that the same key placed. `response` is the body to send, byte
    * for byte. Throws ApiError: insufficient_balance, too_many_active_orders, idempotency_conflict, forbidden,
-   * file_not_found, server_busy.
+   * file_not_found.
    */
   place(request: PlaceRequest): Promise<{ outcome: 'placed' | 'replayed'; response: string }>
   /** The stored answer of an earlier request with this key; undefined when the key is free. Throws idempotency_conflict. */
@@ -39,14 +39,20 @@ const REPLAY = {
   text: 'SELECT request_hash, response FROM idempotency_keys WHERE scope = $1 AND key = $2',
 }
 
-/** Beyond this many waiting orders a request is refused at once rather than answered late. */
-const MAX_WAITING = 2_000
-
 /** Concurrent requests share a transaction (group commit), so one hot customer is not limited to one commit per order. */
-export function createPlacer(deps: { readonly db: Db; readonly placed: () => void }): Placer {
+export function createPlacer(deps: {
+  readonly db: Db
+  /** A batch is on its way to the database. */
+  readonly placing: () => void
+  readonly placed: () => void
+}): Placer {
   const { db } = deps
-  let waiting = 0
-  const commit = groupCommit<Placement, Placed>(batch => placeOrders(db, batch), {
+  const write = (batch: readonly Placement[]) => {
+    const answers = placeOrders(db, batch)
+    deps.placing()
+    return answers
+  }
+  const commit = groupCommit<Placement, Placed>(write, {
     max: 128,
     lanes: 2,
     exclusive: item => (item.key === null ? undefined : `${item.apiKeyId} ${item.key}`),
@@ -55,17 +61,10 @@ export function createPlacer(deps: { readonly db: Db; readonly placed: () => voi
 
   return {
     async place(request) {
-      if (waiting >= MAX_WAITING)
-        throw new ApiError('server_busy', 'Too many orders are waiting to be stored. Try again shortly.')
-      waiting += 1
-      try {
-        const item = placement(request)
-        const answer = await commit(item)
-        if (answer.outcome === 'placed') deps.placed()
-        return accept(answer, item)
-      } finally {
-        waiting -= 1
-      }
+      const item = placement(request)
+      const answer = await commit(item)
+      if (answer.outcome === 'placed') deps.placed()
+      return accept(answer, item)
     },
 
     async replay(apiKeyId, key, hash) {

@@ -82,6 +82,7 @@ export function createEngine(deps: EngineDeps): RunningEngine {
   }
   const placer = createPlacer({
     db,
+    placing: () => reached('placing'),
     placed() {
       reached('placed-unanswered')
       placedAt = performance.now()

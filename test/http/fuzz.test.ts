@@ -11,7 +11,7 @@ import { broken, type Hints, type Schema, valid } from './arbitrary.ts'
  * each every operation gets.
  */
 
-const RUNS = Number(process.env.FUZZ_RUNS ?? 60)
+const RUNS = Number(process.env.FUZZ_RUNS ?? 500)
 const SEED = 20_260_501
 const PARALLEL = 8
 
@@ -38,6 +38,8 @@ const tmpPath = JSON.parse(uploaded.text).upload.tmp_path as string
 const orders = await Promise.all(
   [20, 5].map(async model_id => (await customer.post('/orders', { model_id, prompt: 'a lighthouse' })).body.order.id),
 )
+/** Some come again, with the same data or other, and some are new. */
+const KEYS = fc.oneof(fc.constantFrom('one', 'two', '!'), fc.stringMatching(/^[!-~]{8,20}$/))
 const HINTS: Hints = {
   token: fc.constantFrom(tmpPath.slice(4), 'a'.repeat(32), '..%2f..%2fetc'),
   tmp_path: fc.constantFrom(tmpPath, 'tmp/none', '../x'),
@@ -48,8 +50,8 @@ const HINTS: Hints = {
   callback_url: fc.constantFrom('https://example.com/hook', 'http://127.0.0.1/', 'https://[::1]/', 'no url'),
   amount_usd: fc.constantFrom('1.00', '0.000001', '-1', '1000000', '1e3', '0'),
   cursor: fc.constantFrom(orders[0] as string, '1', '0', '-1', '9'.repeat(30)),
-  'idempotency-key': fc.constantFrom('one', 'two', '!'),
-  'Idempotency-Key': fc.constantFrom('one', 'two', '!'),
+  'idempotency-key': KEYS,
+  'Idempotency-Key': KEYS,
 }
 
 /** Mostly an id of the right kind. */

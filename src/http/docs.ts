@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto'
-import scalar from '@scalar/fastify-api-reference'
 import fastify, { type FastifyInstance } from 'fastify'
 
 /** Nothing that would send the reader, or the document, elsewhere. */
@@ -53,8 +52,12 @@ export async function docsRoutes(server: FastifyInstance): Promise<void> {
   })
 }
 
-/** The package hands its script out only through its own routes, whose page a strict policy would break: ask those once. */
+/**
+ * The package hands its script out only through its own routes, whose page a strict policy would break: ask those once. It
+ * takes 20 MB of memory, so it is loaded when somebody asks.
+ */
 async function readScript(): Promise<{ code: string; etag: string }> {
+  const { default: scalar } = await import('@scalar/fastify-api-reference')
   const inner = fastify()
   await inner.register(scalar, { routePrefix: '/docs', configuration: { url: '/openapi.json' } })
   const { body } = await inner.inject('/docs/js/scalar.js')

@@ -1,22 +1,16 @@
 import rateLimit, { normalizeIP } from '@fastify/rate-limit'
-import underPressure from '@fastify/under-pressure'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
-import { getHeapStatistics } from 'node:v8'
 import { ApiError } from '../errors.ts'
 import { createAdmission } from './admission.ts'
 import type { App } from './app.ts'
 import { type Caller, type Keys, parseSecret } from './auth.ts'
-
-/** Above this mean delay of the event loop over a second, answers would come too late to be of use. */
-const MAX_EVENT_LOOP_DELAY_MS = 1_000
-/** What loading the program held up is no overload: this long after the start nothing is refused for it. */
-const START_GRACE_MS = 3_000
+import { watchStrain } from './strain.ts'
 
 /** Made once: in an overload, refusals must cost little. */
 const BUSY = new ApiError('server_busy', 'Server is temporarily under high load. Try again shortly.', { retryAfter: 2 })
 
-/** Makes rate limits and the measure of overload known to the whole server; what is limited says so itself. */
+/** Makes rate limits known to the whole server; what is limited says so itself. */
 export async function addLimits(server: FastifyInstance, app: App): Promise<void> {
   await server.register(rateLimit, {
     global: false,
@@ -26,12 +20,6 @@ export async function addLimits(server: FastifyInstance, app: App): Promise<void
     errorResponseBuilder: (_request, { ttl }) => tooMany(ttl / 1000),
     cache: 50_000,
     ...sharedCounters(server, app),
-  })
-  await server.register(underPressure, {
-    maxEventLoopDelay: MAX_EVENT_LOOP_DELAY_MS,
-    maxHeapUsedBytes: getHeapStatistics().heap_size_limit * 0.9,
-    // Only the gate acts on it, so that its answer has the headers of any other.
-    pressureHandler: () => {},
   })
 }
 
@@ -52,8 +40,8 @@ export function callerOf(request: FastifyRequest): Caller {
 export function addGate(server: FastifyInstance, keys: Keys): void {
   const count = server.createRateLimit()
   const admission = createAdmission()
-  const actsFrom = performance.now() + START_GRACE_MS
-  const isUnderPressure = () => performance.now() > actsFrom && server.isUnderPressure()
+  const strain = watchStrain()
+  server.addHook('onClose', async () => strain.stop())
   server.addHook('onRequest', async (request, reply) => {
     const identified = await identify(request, keys)
     request.caller = identified.caller
@@ -65,7 +53,7 @@ export function addGate(server: FastifyInstance, keys: Keys): void {
       if (limit.isExceeded) throw tooMany(limit.ttlInSeconds)
     }
     if (identified.failure !== undefined) throw identified.failure
-    if (admission.isFull() || isUnderPressure()) throw BUSY
+    if (admission.isFull() || strain.isFelt()) throw BUSY
     if (!request.is404) authorize(request)
   })
   // Only now its body is there: one that comes slowly takes no place.

@@ -24,4 +24,4 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tini", "--"]
 # As npm start: V8 else lets memory grow with the machine's, and collects all garbage at every 30 MB that are uploaded.
-CMD ["node", "--max-semi-space-size=16", "--max-old-space-size=1024", "--external-memory-accounted-in-global-limit", "src/main.ts"]
+CMD ["node", "--max-semi-space-size=8", "--max-old-space-size=1024", "--external-memory-accounted-in-global-limit", "src/main.ts"]

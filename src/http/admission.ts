@@ -10,9 +10,15 @@ const WINDOW_MS = 500
 /** What was possible is believed possible for a while, fading by this much a window: refusing itself slows a process down. */
 const FADES = 0.97
 
+/** So many are refused at once in a second; further refusals are held back, which slows down whoever asks on and on. */
+const REFUSED_AT_ONCE = 1_000
+const HELD_BACK_MS = 1_000
+
 export interface Admission {
   /** Whether a request that comes now must be refused. */
   isFull(): boolean
+  /** How long to wait before saying so, ms: refusing costs half of what granting does. */
+  holdBack(): number
   /** A request has come with its whole body; the function that is returned ends it. */
   begin(): () => void
 }
@@ -28,6 +34,7 @@ export function createAdmission(now: () => number = () => performance.now()): Ad
   let windowFrom = now()
   let done = 0
   let donePerMs = 0
+  let refusing = { from: now(), count: 0 }
 
   function measure(at: number): void {
     if (at - windowFrom < WINDOW_MS) return
@@ -45,6 +52,12 @@ export function createAdmission(now: () => number = () => performance.now()): Ad
       const full = underway >= MOST || (lasts && underway > donePerMs * WAIT_MS)
       if (full) refusedAt = at
       return full
+    },
+    holdBack() {
+      const at = now()
+      if (at - refusing.from >= 1_000) refusing = { from: at, count: 0 }
+      refusing.count += 1
+      return refusing.count > REFUSED_AT_ONCE ? HELD_BACK_MS : 0
     },
     begin() {
       underway += 1

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import rateLimit, { normalizeIP } from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { Redis } from 'ioredis'
@@ -53,7 +54,11 @@ export function addGate(server: FastifyInstance, keys: Keys): void {
       if (limit.isExceeded) throw tooMany(limit.ttlInSeconds)
     }
     if (identified.failure !== undefined) throw identified.failure
-    if (admission.isFull() || strain.isFelt()) throw BUSY
+    if (admission.isFull() || strain.isFelt()) {
+      const ms = admission.holdBack()
+      if (ms > 0) await sleep(ms)
+      throw BUSY
+    }
     if (!request.is404) authorize(request)
   })
   // Only now its body is there: one that comes slowly takes no place.

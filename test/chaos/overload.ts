@@ -21,8 +21,9 @@ import { freePort, supervise } from './processes.ts'
 const ADMIN_TOKEN = 'admin-token-of-the-overload'
 const ORDER = JSON.stringify({ model_id: 1, prompt: 'a lighthouse at dusk' })
 const NEIGHBOURS_RATE = 50
-/** Of the load at five times the peak. */
+/** Of the load at five times the peak: fewer, then more than a process takes on at once. */
 const CONNECTIONS = 4_000
+const TOO_MANY_CONNECTIONS = 8_000
 const SLOW_BODIES = 1_000
 const STALL_MS = 10_000
 
@@ -125,27 +126,44 @@ async function fivefold({ flood, keys, seconds }: Ground): Promise<Row[]> {
   for (const connections of [64, 256, 1_000])
     peaks.push((await flood({ keys: all, rate: null, connections, seconds: Math.min(5, seconds) })).goodput)
   const peak = Math.max(...peaks)
-  const much = await flood({ keys: all, rate: Math.round(peak * 5), connections: CONNECTIONS, seconds })
-  const recovery = await untilQuick(flood, all)
+  const rows: Row[] = []
+  for (const connections of [CONNECTIONS, TOO_MANY_CONNECTIONS]) {
+    const much = await flood({ keys: all, rate: Math.round(peak * 5), connections, seconds })
+    rows.push(...underLoad(much, { peak, connections, seconds, recovery: await untilQuick(flood, all) }))
+  }
+  return rows
+}
+
+function underLoad(
+  much: Flooded,
+  { peak, connections, seconds, recovery }: { peak: number; connections: number; seconds: number; recovery: number },
+): Row[] {
   const refused = much.byStatus[503] ?? NONE
+  const by = `${connections} connections`
+  const refusal = {
+    measure: `p99 of the refusals (503), ${by}`,
+    value: refused.p99Ms,
+    unit: 'ms',
+    target: { atMost: 100 },
+    note: `${refused.count} refusals`,
+  }
   return [
     {
-      measure: 'POST /orders at 5× the peak : the peak',
+      measure: `POST /orders at 5× the peak, ${by} : the peak`,
       value: much.goodput,
       reference: peak,
       ratio: much.goodput / peak,
       unit: 'orders/s',
       target: { atLeast: 0.8 },
-      note: `${Math.round(much.sent / seconds)} requests/s were sent; ${much.unsent} were due and found none of ${CONNECTIONS} connections free; p99 of the granted ${Math.round((much.byStatus[201] ?? NONE).p99Ms)} ms`,
+      note: `${Math.round(much.sent / seconds)} requests/s were sent; ${much.unsent} were due and found no connection free; p99 of the granted ${Math.round((much.byStatus[201] ?? NONE).p99Ms)} ms`,
     },
+    ...(refused.count > 0 ? [refusal] : []),
     {
-      measure: 'p99 of the refusals (503) meanwhile',
-      value: refused.p99Ms,
-      unit: 'ms',
-      target: { atMost: 100 },
-      note: `${refused.count} refusals`,
+      measure: `refusals without Retry-After, of ${refused.count}`,
+      value: much.withoutRetryAfter,
+      unit: 'answers',
+      target: { atMost: 0 },
     },
-    { measure: 'refusals without Retry-After', value: much.withoutRetryAfter, unit: 'answers', target: { atMost: 0 } },
     { measure: 'other answers, or none', value: faults(much), unit: 'requests', target: { atMost: 0 } },
     { measure: 'until an order is answered within 100 ms again', value: recovery, unit: 's', target: { atMost: 10 } },
   ]
@@ -210,7 +228,12 @@ async function slowBodies({ flood, keys, port, seconds }: Ground): Promise<Row[]
     )
     return socket
   })
-  const trickle = setInterval(() => slow.forEach(socket => socket.write(' ')), 1_000)
+  // They know nothing of each other: a tenth of them each tenth of a second.
+  let turn = 0
+  const trickle = setInterval(() => {
+    for (let i = turn; i < slow.length; i += 10) slow[i]?.write(' ')
+    turn = (turn + 1) % 10
+  }, 100)
   await new Promise(done => setTimeout(done, 1_000))
   const during = await flood(neighbour(quiet, span))
   clearInterval(trickle)

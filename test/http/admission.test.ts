@@ -71,3 +71,12 @@ test('no new burst is taken while some are still refused', () => {
   one.later(1_100)
   expect(one.come(4_000)).toBe(4_000)
 })
+
+test('a thousand refusals a second are told at once, more of them a second later', () => {
+  let at = 0
+  const { holdBack } = createAdmission(() => at)
+  const held = () => Array.from({ length: 1_500 }, holdBack).filter(ms => ms > 0)
+  expect(held()).toEqual(Array(500).fill(1_000))
+  at += 1_000
+  expect(held()).toHaveLength(500)
+})

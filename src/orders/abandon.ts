@@ -8,7 +8,7 @@ const CANCEL_GRACE_MS = 30_000
 /** A cancel that failed for the moment is tried again until so long after the deadline: after 1 s, 2 s, 4 s, … of it. */
 const CANCEL_FOR_MS = 30_000
 const PASSING = new Set<Fault>(['unavailable', 'rate_limited', 'account_saturated', 'unclear'])
-const RECHECK_FOR_MS = 86_400_000
+/** When late.ts looks at it first. */
 const RECHECK_MS = 5 * 60_000
 
 /**
@@ -51,18 +51,8 @@ const CANCEL_AGAIN = {
   name: 'cancel_again',
   text: `UPDATE attempts SET next_poll_at = now() + $2 * interval '1 millisecond' WHERE id = $1 AND state = 'accepted'`,
 }
-const FORGET = {
-  name: 'forget_abandoned',
-  text: `UPDATE attempts SET next_poll_at = NULL
-    WHERE id = $1 AND (ref IS NULL OR deadline_at < now() - $2 * interval '1 millisecond')`,
-}
-
 /** Past its deadline and still pending: cancelled where the API can, else its fate is unknown. */
 export async function giveUp(engine: Engine, attempt: AttemptRow & { readonly fence: number }): Promise<void> {
-  if (attempt.state === 'abandoned') {
-    await engine.db.run(FORGET, [attempt.id, RECHECK_FOR_MS])
-    return
-  }
   const { account, adapter } = accountOf(engine, attempt)
   if (account && adapter?.cancel && attempt.ref !== null && attempt.cancel_requested_at === null) {
     try {

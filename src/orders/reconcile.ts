@@ -61,7 +61,7 @@ const ANOTHERS = {
 }
 
 /** Whether what was found is another attempt's task: two orders with one prompt look alike in an upstream's list. */
-async function isAnothers(
+export async function isAnothers(
   engine: Engine,
   attempt: AttemptRow,
   answer: Accepted | Finished | 'absent',

@@ -15,6 +15,7 @@ import type { Loop } from './run.ts'
 import { shuffled } from '../routing/candidates.ts'
 import { tripsBreaker } from '../routing/decide.ts'
 import { giveUp } from './abandon.ts'
+import { recheck } from './late.ts'
 import { accountOf, asProviderError, blame, madeOne } from './submit.ts'
 
 /*
@@ -28,7 +29,7 @@ import { accountOf, asProviderError, blame, madeOne } from './submit.ts'
  *       │──────▶ cancelled
  *       └──────▶ abandoned   past its deadline: cancelled upstream where possible, else its fate is unknown
  *
- * An abandoned attempt is asked about now and then for a day: a late success is recorded (late), never charged.
+ * An abandoned attempt is asked about now and then: see late.ts.
  */
 
 const MAX_POLLED = 200
@@ -123,7 +124,8 @@ async function askAccount(engine: Engine, providerId: string, accountId: string)
   await record(engine, claimed, answers)
   for (const attempt of claimed) {
     const answer = answers.get(attempt.ref ?? '')
-    if (attempt.overdue && (!answer || answer.state === 'pending')) await giveUp(engine, attempt)
+    if (!attempt.overdue || (answer && answer.state !== 'pending')) continue
+    await (attempt.state === 'abandoned' ? recheck(engine, attempt) : giveUp(engine, attempt))
   }
   return broke ? BROKE_REST_MS : restMs * (adapter?.pollsMany ? 1 : claimed.length)
 }

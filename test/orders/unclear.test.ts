@@ -168,6 +168,32 @@ test('without a word from the upstream the order fails at the deadline, unpaid; 
   expect(await genmux.balance()).toBe(balance)
 })
 
+test.each([
+  { name: 'progressiverobot', model: 3, simulator: robot as Simulator },
+  { name: 'oneshot', model: 4, simulator: oneshot as Simulator },
+])('a task that its list shows too late is recorded, never charged: $name', async ({ model, simulator }) => {
+  await genmux.forget()
+  const before = simulator.tasks.all().length
+  const balance = await genmux.balance()
+  simulator.faults.next('submit', { kind: 'acceptThenReset' })
+  simulator.faults.next('list', { kind: 'status', status: 500 }, 1_000)
+  const order = await genmux.order(model, { prompt: `seen too late ${model}` })
+  simulator.faults.clear()
+  expect(order).toMatchObject({ status: 'failed', error: { code: 'submission_unknown' } })
+  expect(simulator.tasks.all()).toHaveLength(before + 1)
+  expect(await genmux.attempts(order.id)).toMatchObject([{ state: 'abandoned', ref: null }])
+
+  // It would be looked for five minutes later.
+  await genmux.db.pool.query('UPDATE attempts SET next_poll_at = now() WHERE order_id = $1', [order.id])
+  await until(
+    () => genmux.attempts(order.id),
+    ([attempt]) => attempt?.state === 'late',
+  )
+  expect(await genmux.look(order.id)).toEqual(order)
+  expect(await genmux.transfers(order.id)).toEqual(['hold', 'release', 'suspense'])
+  expect(await genmux.balance()).toBe(balance)
+})
+
 test('a submit that hangs after its acceptance is settled like one that broke', { timeout: 90_000 }, async () => {
   await genmux.forget()
   const upstreams = UPSTREAMS.filter(({ model }) => model === 1 || model === 5)

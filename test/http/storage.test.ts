@@ -1,27 +1,15 @@
 import { createServer } from 'node:http'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
 import { Readable } from 'node:stream'
-import S3rver from 's3rver'
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { openS3, parseS3Url } from '../../src/storage/s3.ts'
-import { freshFolder } from '../process.ts'
 import { build } from '../server.ts'
 import { makePng } from '../simulators/files.ts'
+import { startS3 } from '../storage/s3-server.ts'
 
-process.env.AWS_ACCESS_KEY_ID = 'S3RVER'
-process.env.AWS_SECRET_ACCESS_KEY = 'S3RVER'
-const directory = join(freshFolder(), 's3')
-mkdirSync(directory)
+const s3 = await startS3()
 
-const serve = (port: number) =>
-  new S3rver({ port, address: '127.0.0.1', silent: true, directory, configureBuckets: [{ name: 'genmux' }] })
-let s3 = serve(0)
-const { port } = await s3.run()
-afterAll(() => s3.close())
-
-const storage = openS3(parseS3Url(`s3://genmux?endpoint=http://127.0.0.1:${port}`))
+const storage = openS3(parseS3Url(s3.url))
 const { app, call, customer, db } = await build({ storage: () => storage })
 
 async function upload(): Promise<{ status: number; body: { upload: { tmp_path: string } }; headers: Headers }> {
@@ -58,15 +46,14 @@ test('while the storage is away, its files are 503 server_busy, and come back wi
     }))
   expect((await read()).map(({ status }) => status)).toEqual([200, 200])
 
-  await s3.close()
+  await s3.away()
   expect(summary([...(await read()), await upload()])).toEqual([busy, busy, busy])
 
-  const ill = createServer((_request, response) => response.writeHead(500).end()).listen(port, '127.0.0.1')
+  const ill = createServer((_request, response) => response.writeHead(500).end()).listen(s3.port, '127.0.0.1')
   expect(summary([...(await read()), await upload()])).toEqual([busy, busy, busy])
   ill.closeAllConnections()
   await new Promise(done => ill.close(done))
 
-  s3 = serve(port)
-  await s3.run()
+  await s3.back()
   expect((await read()).map(({ status }) => status)).toEqual([200, 200])
 })

@@ -1,30 +1,19 @@
-import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
-import S3rver from 's3rver'
-import { afterAll, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { openS3, parseS3Url } from '../../src/storage/s3.ts'
-import { freshFolder } from '../process.ts'
 import { createPluragen } from '../simulators/pluragen.ts'
 import { createProgressiverobot } from '../simulators/progressiverobot.ts'
 import type { InjectedFault } from '../simulators/spec.ts'
 import { gateway, until } from './gateway.ts'
+import { startS3 } from '../storage/s3-server.ts'
 
 const pluragen = createPluragen()
 const robot = createProgressiverobot()
 delete robot.limits.all
 
-process.env.AWS_ACCESS_KEY_ID = 'S3RVER'
-process.env.AWS_SECRET_ACCESS_KEY = 'S3RVER'
-const directory = join(freshFolder(), 's3')
-mkdirSync(directory)
-const serve = (port: number) =>
-  new S3rver({ port, address: '127.0.0.1', silent: true, directory, configureBuckets: [{ name: 'genmux' }] })
-let s3 = serve(0)
-const { port } = await s3.run()
-afterAll(() => s3.close())
+const s3 = await startS3()
 
 const genmux = await gateway({
-  storage: () => openS3(parseS3Url(`s3://genmux?endpoint=http://127.0.0.1:${port}`)),
+  storage: () => openS3(parseS3Url(s3.url)),
   upstreams: [
     { id: 'front-p', kind: 'pluragen', simulator: pluragen },
     { id: 'front-r', kind: 'progressiverobot', simulator: robot },
@@ -107,7 +96,7 @@ test('an upstream that still says 429 long after the deadline has failed to deli
 })
 
 test('while our storage is away orders wait for it, however long, and are delivered when it is back', async () => {
-  await s3.close()
+  await s3.away()
   const before = pluragen.calls('file').length
   const id = await genmux.place(1)
   for (let i = 1; i <= TIMES; i++) {
@@ -118,8 +107,7 @@ test('while our storage is away orders wait for it, however long, and are delive
     await wake(id)
   }
   expect((await delivery(id)).failures).toBe(0)
-  s3 = serve(port)
-  await s3.run()
+  await s3.back()
   await wake(id)
   const order = await genmux.ended(id)
   expect(order.status).toBe('completed')

@@ -5,34 +5,21 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import S3rver from 's3rver'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { ApiError, StartError } from '../../src/errors.ts'
 import { openLocal } from '../../src/storage/local.ts'
 import { openStorage } from '../../src/storage/open.ts'
 import { openS3, parseS3Url } from '../../src/storage/s3.ts'
 import { MissingFile, type Storage } from '../../src/storage/storage.ts'
 import { freshFolder } from '../process.ts'
+import { startS3 } from './s3-server.ts'
 
 const folder = freshFolder()
-const s3 = new S3rver({
-  port: 0,
-  address: '127.0.0.1',
-  silent: true,
-  directory: join(folder, 's3'),
-  configureBuckets: [{ name: 'genmux' }],
-})
-let s3Port = 0
-beforeAll(async () => {
-  process.env.AWS_ACCESS_KEY_ID = 'S3RVER'
-  process.env.AWS_SECRET_ACCESS_KEY = 'S3RVER'
-  s3Port = (await s3.run()).port
-})
-afterAll(() => s3.close())
+const s3 = await startS3()
 
 const stores: Record<string, () => Promise<Storage>> = {
   'a folder': () => openLocal(join(folder, 'local')),
-  'an S3 server': () => openStorage({ storageUrl: s3Url(s3Port), dataDir: folder }),
+  'an S3 server': () => openStorage({ storageUrl: s3Url(s3.port), dataDir: folder }),
 }
 
 describe.each(Object.keys(stores))('storage in %s', kind => {
@@ -131,9 +118,9 @@ describe('a folder', () => {
 
 describe('an S3 server', () => {
   test('a connection that breaks midway fails the put and leaves nothing', async () => {
-    const proxy = await cuttingProxy(s3Port, 3_000_000)
+    const proxy = await cuttingProxy(s3.port, 3_000_000)
     const through = openS3(parseS3Url(s3Url(proxy.port)))
-    const direct = openS3(parseS3Url(s3Url(s3Port)))
+    const direct = openS3(parseS3Url(s3Url(s3.port)))
     const name = `uploads/${randomUUID()}`
     const source = Readable.from(inPieces(randomBytes(30_000_000), 65_536))
     await expect(through.put(name, source)).rejects.toThrow()
@@ -144,8 +131,8 @@ describe('an S3 server', () => {
 
   test('a read that breaks midway is an error, not a short file', async () => {
     const name = `uploads/${randomUUID()}`
-    await openS3(parseS3Url(s3Url(s3Port))).put(name, Readable.from([randomBytes(5_000_000)]))
-    const proxy = await cuttingProxy(s3Port, Infinity, 1_000_000)
+    await openS3(parseS3Url(s3Url(s3.port))).put(name, Readable.from([randomBytes(5_000_000)]))
+    const proxy = await cuttingProxy(s3.port, Infinity, 1_000_000)
     const through = openS3(parseS3Url(s3Url(proxy.port)))
     await expect(through.open(name).then(buffer)).rejects.toThrow()
     proxy.close()

@@ -61,9 +61,10 @@ export function addGate(server: FastifyInstance, keys: Keys): void {
     }
     if (!request.is404) authorize(request)
   })
-  // Only now its body is there: one that comes slowly takes no place.
+  // Only now its body is there: one that comes slowly takes no place. Whose client has left by now is never closed again.
   server.addHook('preValidation', (request, reply, done) => {
-    if (request.routeOptions.config.waits !== true) reply.raw.once('close', admission.begin())
+    const counts = request.routeOptions.config.waits !== true && !reply.raw.destroyed
+    if (counts) reply.raw.once('close', admission.begin())
     done()
   })
 }

@@ -16,7 +16,9 @@ export function lingerOnUnreadBodies(server: FastifyInstance): void {
   server.addHook('onSend', (request, reply, payload, done) => {
     const { raw } = request
     if (!hasBody(request) || raw.readableEnded || raw.destroyed) return done()
+    // Whoever read it must not go on: a body that ends now would still be acted on.
     raw.unpipe()
+    raw.removeAllListeners('data').removeAllListeners('end')
     raw.resume()
     if (raw.complete || isSmall(request) || typeof payload !== 'string') return done()
     reply.header('connection', 'close').header('content-length', Buffer.byteLength(payload))

@@ -124,6 +124,11 @@ function limitBodies(server: FastifyInstance): void {
     if (![route.method].flat().every(method => method === 'GET' || method === 'HEAD'))
       route.handlerTimeout ??= HANDLER_TIMEOUT_MS
   })
+  // What no route takes is not read at all.
+  server.addHook('preParsing', (request, _reply, payload, done) => {
+    if (request.is404) done(new ApiError('not_found', 'No such route.'))
+    else done(null, payload)
+  })
 }
 
 function noSuchRoute(): never {

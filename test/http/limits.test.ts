@@ -1,12 +1,14 @@
 import { execFileSync, spawn } from 'node:child_process'
-import { createServer } from 'node:net'
+import { once } from 'node:events'
+import { type IncomingMessage, request as httpRequest } from 'node:http'
+import { createConnection, createServer } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Registry } from 'prom-client'
 import { afterAll, expect, onTestFinished, test } from 'vitest'
 import { buildServer } from '../../src/http/server.ts'
 import { build } from '../server.ts'
 
-const { app, call, addCustomer } = await build({ env: { RATE_LIMIT_PER_MINUTE: '7' } })
+const { app, call, addCustomer, db, url } = await build({ env: { RATE_LIMIT_PER_MINUTE: '7' } })
 
 const limits = (headers: Headers) => ['limit', 'remaining'].map(name => Number(headers.get(`x-ratelimit-${name}`)))
 
@@ -59,8 +61,8 @@ test('health and results are not limited', async () => {
 
 test('an overloaded process answers 503 server_busy early, and stays alive for its operator', async () => {
   const customer = await addCustomer({ rateLimitPerMinute: 1_000 })
-  // It is the event loop's delay that is measured: hold it up for more than a second at a time.
-  for (let i = 0; i < 3; i++) {
+  // It is the event loop's delay that is measured: hold it up for more than a second at a time. (The start has its grace.)
+  for (let i = 0; i < 5; i++) {
     const until = Date.now() + 1_500
     while (Date.now() < until);
     await sleep(1)
@@ -71,6 +73,44 @@ test('an overloaded process answers 503 server_busy early, and stays alive for i
   expect(headers.get('x-ratelimit-limit')).toBe('1000')
   expect((await call('GET', '/healthz')).status).toBe(200)
   await expect.poll(async () => (await customer.get('/balance')).status, { timeout: 5_000 }).toBe(200)
+})
+
+test('requests whose clients have left while they waited take no place for ever', async () => {
+  const customer = await addCustomer({ rateLimitPerMinute: 100_000 })
+  const client = await db.pool.connect()
+  await client.query('BEGIN')
+  await client.query('LOCK TABLE api_keys')
+  const { hostname, port } = new URL(url)
+  const sockets = Array.from({ length: 1_000 }, () => {
+    const socket = createConnection({ host: hostname, port: Number(port) })
+    socket.on('error', () => {})
+    socket.write(`GET /api/v1/balance HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${customer.key}\r\n\r\n`)
+    return socket
+  })
+  await sleep(1_000)
+  for (const socket of sockets) socket.destroy()
+  await sleep(500)
+  await client.query('COMMIT')
+  client.release()
+  // Longer than what counts as a burst.
+  await sleep(1_500)
+  for (let i = 0; i < 20; i++) expect((await customer.get('/balance')).status).toBe(200)
+})
+
+test('an order whose body ends after it was refused for being slow is not placed', { timeout: 60_000 }, async () => {
+  const customer = await addCustomer({ rateLimitPerMinute: 1_000 })
+  const request = httpRequest(`${url}/api/v1/orders`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${customer.key}`, 'content-type': 'application/json' },
+  })
+  const answered = once(request, 'response')
+  request.write('{"model_id":20,"prompt":"a lighthouse"')
+  const [response] = (await answered) as [IncomingMessage]
+  request.end('}')
+  expect(response.statusCode).toBe(408)
+  expect((await response.toArray()).join('')).toContain('too slowly')
+  await sleep(1_000)
+  expect(await db.prisma.order.count({ where: { customerId: customer.id } })).toBe(0)
 })
 
 test.skipIf(!hasRedis())('with Redis, two processes count together; without it, requests pass', async () => {

@@ -3,6 +3,8 @@ import { getHeapStatistics } from 'node:v8'
 const EVERY_MS = 250
 /** An event loop that is so late makes answers that come too late to be of use. */
 const LATE_MS = 1_000
+/** Once may be the machine's doing; so many times running it is overload. */
+const TIMES = 3
 const HEAP_SHARE = 0.9
 /** So long after the last sign of it. */
 const LASTS_MS = 1_000
@@ -17,11 +19,13 @@ export interface Strain {
 /** Watches over what a bound on requests does not see: an event loop that is held up, and memory that runs out. */
 export function watchStrain(): Strain {
   let feltUntil = 0
+  let late = 0
   let due = performance.now() + START_GRACE_MS
   const timer = setInterval(() => {
     const at = performance.now()
     const { used_heap_size: used, heap_size_limit: limit } = getHeapStatistics()
-    if (at - due > LATE_MS || used > limit * HEAP_SHARE) feltUntil = at + LASTS_MS
+    late = at - due > LATE_MS ? late + 1 : 0
+    if (late >= TIMES || used > limit * HEAP_SHARE) feltUntil = at + LASTS_MS
     due = Math.max(due, at + EVERY_MS)
   }, EVERY_MS)
   timer.unref()

@@ -50,7 +50,7 @@ export function groupCommit<Item, Answer>(
       batch.forEach((entry, i) => entry.done(answers[i] as Answer))
     } catch (error) {
       if (batch.length === 1 || options.isOutage(error)) for (const entry of batch) entry.failed(error)
-      else for (const entry of batch) await write([entry])
+      else await Promise.all(batch.map(entry => write([entry])))
     }
   }
 

@@ -16,6 +16,11 @@ export function isOutage(error: unknown): boolean {
   return error.cause !== undefined && isOutage(error.cause)
 }
 
+/** Likewise, but not when a statement waited too long for a lock: that may be the trouble of one row among many. */
+export function isLost(error: unknown): boolean {
+  return isOutage(error) && (error as { code?: unknown }).code !== '55P03'
+}
+
 function isOutageCode(code: unknown): boolean {
   if (typeof code !== 'string') return false
   // 08: connection, 53: resources, 57P: shutdown, 57014: statement timeout, 55P03: lock timeout, 25P03: idle in transaction

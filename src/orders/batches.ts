@@ -1,5 +1,5 @@
 import { groupCommit } from '../db/group.ts'
-import { isOutage } from '../db/outage.ts'
+import { isLost } from '../db/outage.ts'
 import type { Db } from '../db/pool.ts'
 import { ATTEMPT_COLUMNS, type AttemptRow } from './engine.ts'
 
@@ -59,7 +59,7 @@ const ACCEPT = {
     UPDATE orders SET status = 'processing', started_at = coalesce(started_at, now()), wake_at = NULL
     FROM a WHERE orders.id = a.order_id AND a.state = 'accepted' AND orders.status IN ('queued', 'processing')`,
 }
-const GROUP = { max: 64, lanes: 2, isOutage }
+const GROUP = { max: 64, lanes: 2, isOutage: isLost }
 
 export function createBatches(db: Db): Batches {
   return {

@@ -1,5 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { AccountEntry } from '../catalog/model.ts'
+import { isOutage } from '../db/outage.ts'
 import type { Accepted, Bucket, Finished, Task } from '../providers/provider.ts'
 import { ProviderError } from '../providers/provider.ts'
 import { countsForBreaker, tripsBreaker } from '../routing/decide.ts'
@@ -49,10 +51,26 @@ export async function submit(
   return answer.state === 'accepted' ? accepted(engine, attempt, answer) : finished(engine, attempt, answer)
 }
 
+const SAVE_TRIES = 5
+
+/** What an upstream said stands nowhere else yet: a database that is away is tried again after 0.5, 1, 2 and 4 s. */
+async function untilSaved(save: () => Promise<unknown>): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await save()
+      return
+    } catch (error) {
+      if (!isOutage(error) || tries >= SAVE_TRIES) throw error
+      await sleep(250 * 2 ** tries)
+    }
+  }
+}
+
 /** The ref is saved whoever holds the order by now: the upstream has the task. */
 export async function accepted(engine: Engine, attempt: AttemptRow, answer: Accepted): Promise<Next> {
   const firstPollMs = engine.catalog.providers.get(attempt.provider)?.poll.first_ms ?? 1_000
-  await engine.batches.accept({ attemptId: attempt.id, ref: answer.ref, cost: answer.cost, firstPollMs })
+  const acceptance = { attemptId: attempt.id, ref: answer.ref, cost: answer.cost, firstPollMs }
+  await untilSaved(() => engine.batches.accept(acceptance))
   engine.reached('accepted-saved')
   return 'left'
 }
@@ -72,12 +90,8 @@ const FINISHED = {
 export async function finished(engine: Engine, attempt: AttemptRow, end: Finished): Promise<Next> {
   if (end.state === 'succeeded') {
     await madeOne(engine, attempt)
-    await engine.db.run(FINISHED, [
-      attempt.id,
-      end.ref ?? null,
-      end.cost?.toString() ?? null,
-      JSON.stringify(end.outputs),
-    ])
+    const values = [attempt.id, end.ref ?? null, end.cost?.toString() ?? null, JSON.stringify(end.outputs)]
+    await untilSaved(() => engine.db.run(FINISHED, values))
   } else if (end.state === 'failed') {
     const { account } = accountOf(engine, attempt)
     if (account) await blame(engine, account, new ProviderError(end.fault, end.message))

@@ -51,8 +51,11 @@ const CANCEL_AGAIN = {
   name: 'cancel_again',
   text: `UPDATE attempts SET next_poll_at = now() + $2 * interval '1 millisecond' WHERE id = $1 AND state = 'accepted'`,
 }
+/** An attempt as it was at `readAt`, by performance.now(). */
+type Stuck = AttemptRow & { readonly fence: number; readonly readAt: number }
+
 /** Past its deadline and still pending: cancelled where the API can, else its fate is unknown. */
-export async function giveUp(engine: Engine, attempt: AttemptRow & { readonly fence: number }): Promise<void> {
+export async function giveUp(engine: Engine, attempt: Stuck): Promise<void> {
   const { account, adapter } = accountOf(engine, attempt)
   if (account && adapter?.cancel && attempt.ref !== null && attempt.cancel_requested_at === null) {
     try {
@@ -81,8 +84,8 @@ export async function giveUp(engine: Engine, attempt: AttemptRow & { readonly fe
 }
 
 /** Whether there is time for another try, which is then planned. Until then the order waits: it is bought nowhere else. */
-async function cancelAgain(engine: Engine, attempt: AttemptRow, atLeastMs = 0): Promise<boolean> {
-  const lateMs = -attempt.left_ms
+async function cancelAgain(engine: Engine, attempt: Stuck, atLeastMs = 0): Promise<boolean> {
+  const lateMs = performance.now() - attempt.readAt - attempt.left_ms
   const waitMs = Math.max(1_000, atLeastMs, lateMs)
   if (lateMs + waitMs > CANCEL_FOR_MS) return false
   await engine.db.run(CANCEL_AGAIN, [attempt.id, Math.round(waitMs)])

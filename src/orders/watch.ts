@@ -38,6 +38,8 @@ const UNASKED_MS = 120_000
 /** What a budget has left is spent in about so many looks. */
 const BURSTS = 8
 const BROKE_REST_MS = 1_000
+/** Of those past their deadline: each may wait for an upstream that does not answer its cancel. */
+const ENDED_AT_ONCE = 16
 const DUE = {
   name: 'due_accounts',
   text: `SELECT provider, account, count(*)::int AS due FROM attempts WHERE next_poll_at <= now() GROUP BY provider, account`,
@@ -115,6 +117,7 @@ async function askAccount(engine: Engine, providerId: string, accountId: string)
   const limit = adapter?.pollsMany || broke ? MAX_POLLED : Math.min(MAX_POLLED, Math.ceil(spare / BURSTS))
   // A list tells of those that are nearly due as well.
   const ahead = adapter?.pollsMany ? every : 0
+  const readAt = performance.now()
   const claimed = await engine.db.run<Watched>(CLAIM, [providerId, accountId, limit, every, ahead, broke])
   if (claimed.length === 0) return broke ? BROKE_REST_MS : 0
   const answers =
@@ -122,11 +125,13 @@ async function askAccount(engine: Engine, providerId: string, accountId: string)
       ? await ask(engine, account, adapter, claimed)
       : new Map<Ref, Pending | Finished>()
   await record(engine, claimed, answers)
-  for (const attempt of claimed) {
-    const answer = answers.get(attempt.ref ?? '')
-    if (!attempt.overdue || (answer && answer.state !== 'pending')) continue
-    await (attempt.state === 'abandoned' ? recheck(engine, attempt) : giveUp(engine, attempt))
+  const isPending = ({ ref }: Watched) => (answers.get(ref ?? '')?.state ?? 'pending') === 'pending'
+  const stuck = claimed.filter(attempt => attempt.overdue && isPending(attempt)).values()
+  const end = async () => {
+    for (const attempt of stuck)
+      await (attempt.state === 'abandoned' ? recheck(engine, attempt) : giveUp(engine, { ...attempt, readAt }))
   }
+  await Promise.all(Array.from({ length: ENDED_AT_ONCE }, end))
   return broke ? BROKE_REST_MS : restMs * (adapter?.pollsMany ? 1 : claimed.length)
 }
 

@@ -22,6 +22,8 @@ export const MAX_OUTPUT_BYTES = 2 * 1024 ** 3
 const MAX_DELIVERY_FAILURES = 7
 const LATER_MS = 5_000
 const LATER_AT_LEAST_MS = 1_000
+/** Links to outputs do not live for ever: asked again by then, whatever was said. */
+const LATER_AT_MOST_MS = 900_000
 /** What waits counts as a failure so long after the attempt's deadline: no order waits for ever. */
 const PATIENCE_MS = 3_600_000
 const SNIFFED_BYTES = 4_100
@@ -38,7 +40,7 @@ export async function deliver(engine: Engine, order: HeldOrder, attempt: Attempt
     links = await mirrorAll(engine, order, attempt, outputs, expiresAt)
   } catch (error) {
     const laterMs = attempt.left_ms > -PATIENCE_MS ? whenLater(error) : undefined
-    if (laterMs !== undefined) return { wakeInMs: Math.max(LATER_AT_LEAST_MS, laterMs) }
+    if (laterMs !== undefined) return { wakeInMs: Math.min(LATER_AT_MOST_MS, Math.max(LATER_AT_LEAST_MS, laterMs)) }
     return undelivered(engine, order, attempt, error as Error)
   }
   engine.reached('mirrored-unsettled')

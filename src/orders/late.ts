@@ -18,25 +18,32 @@ const FORGET = {
 
 /** After its poll, if it could be polled, told nothing new. */
 export async function recheck(engine: Engine, attempt: AttemptRow): Promise<void> {
-  const forMs = attempt.ref !== null ? ASK_FOR_MS : (await seek(engine, attempt)) ? SEEK_FOR_MS : 0
-  await engine.db.run(FORGET, [attempt.id, forMs])
+  const forget = (afterMs: number) => engine.db.run(FORGET, [attempt.id, afterMs])
+  if (attempt.ref !== null) {
+    await forget(ASK_FOR_MS)
+    return
+  }
+  const sought = await seek(engine, attempt)
+  if (sought !== 'found') await forget(sought === 'sought' ? SEEK_FOR_MS : 0)
 }
 
 /**
- * Looks for the task of an attempt that was given up without a ref: found, it is watched as one that comes late. False when
- * the API has nothing to look in. Never by a replay, which could make the task now.
+ * Looks for the task of an attempt that was given up without a ref: found, it is watched as one that comes late. `nowhere`:
+ * the API has no list, or says that it failed. Never by a replay, which could make the task now.
  */
-async function seek(engine: Engine, attempt: AttemptRow): Promise<boolean> {
+async function seek(engine: Engine, attempt: AttemptRow): Promise<'found' | 'sought' | 'nowhere'> {
   const { account, adapter } = accountOf(engine, attempt)
-  if (!account || !adapter?.reconcile || adapter.idempotentSubmit) return false
+  if (!account || !adapter?.reconcile || adapter.idempotentSubmit) return 'nowhere'
   try {
     const answer = await adapter.reconcile(taskOf(attempt), engine.calls.of(account))
-    if (answer === 'absent' || answer === 'unknown' || (await isAnothers(engine, attempt, answer))) return true
+    if (answer === 'absent' || answer === 'unknown' || (await isAnothers(engine, attempt, answer))) return 'sought'
     if (answer.state === 'accepted') await accepted(engine, attempt, answer)
     else if (answer.state === 'succeeded') await finished(engine, attempt, answer)
+    else return 'nowhere'
+    return 'found'
   } catch (error) {
     const { message } = asProviderError(error)
     engine.log.warn({ order: attempt.order_id, attempt: attempt.id, reason: message }, 'abandoned attempt not sought')
+    return 'sought'
   }
-  return true
 }

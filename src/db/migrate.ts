@@ -24,7 +24,7 @@ const BOOKKEEPING = `CREATE TABLE IF NOT EXISTS _prisma_migrations (
  */
 export async function migrate(
   url: string,
-  { turnMs = 600_000, lockMs = 30_000 }: { turnMs?: number; lockMs?: number } = {},
+  { turnMs = 600_000, lockMs = 5_000 }: { turnMs?: number; lockMs?: number } = {},
 ): Promise<string[]> {
   const client = new pg.Client({
     connectionString: url,

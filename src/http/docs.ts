@@ -44,7 +44,10 @@ export async function docsRoutes(server: FastifyInstance): Promise<void> {
 
   let script: Promise<{ code: string; etag: string }> | undefined
   server.get('/docs/scalar.js', { schema: { hide: true } }, async (request, reply) => {
-    script ??= readScript()
+    script ??= readScript().catch((error: unknown) => {
+      script = undefined
+      throw error
+    })
     const { code, etag } = await script
     reply.headers({ etag, 'cache-control': 'public, max-age=3600', 'x-content-type-options': 'nosniff' })
     if (request.headers['if-none-match'] === etag) return reply.code(304).send()

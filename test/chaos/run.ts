@@ -200,7 +200,9 @@ async function resolveUnknown(market: Market, customers: readonly Customer[]): P
   }
 }
 
-const LATE = `SELECT id, status, greatest(deadline_at, $1::timestamptz) + interval '${SETTLE_MS} milliseconds' <= now() AS late
+// Until its deadline an order may begin an attempt, which has a deadline of its own.
+const LATE = `SELECT id, status, greatest(deadline_at, $1::timestamptz,
+    (SELECT max(attempts.deadline_at) FROM attempts WHERE attempts.order_id = orders.id)) + interval '${SETTLE_MS} milliseconds' <= now() AS late
   FROM orders WHERE status IN ('queued', 'processing')`
 
 /** Waits until every order is over; those that are not within their time are named. */

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { FastifyInstance } from 'fastify'
 import { type Logger, pino } from 'pino'
 import { Registry } from 'prom-client'
 import { afterAll } from 'vitest'
+import { freePort } from './free-port.ts'
 import { loadCatalog } from '../src/catalog/catalog.ts'
 import { readConfig } from '../src/config.ts'
 import type { Db } from '../src/db/pool.ts'
@@ -239,15 +239,4 @@ async function createCustomer(
     get: (path, headers) => call('GET', `/api/v1${path}`, { key, headers }),
     post: (path, body, headers) => call('POST', `/api/v1${path}`, { key, body, headers }),
   }
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer()
-      .once('error', reject)
-      .listen(0, '127.0.0.1', () => {
-        const address = probe.address()
-        probe.close(() => resolve((address as { port: number }).port))
-      })
-  })
 }

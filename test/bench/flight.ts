@@ -1,6 +1,7 @@
+import { freePort } from '../free-port.ts'
 import { catalog } from './catalog.ts'
 import { ask } from './drive.ts'
-import { freePort, type Measure } from './ground.ts'
+import { type Measure } from './ground.ts'
 import { addOrdersInFlight } from './past.ts'
 import { metrics } from './scrape.ts'
 import type { Seen, UpstreamInput } from './upstream.ts'

@@ -1,6 +1,7 @@
+import { freePort } from '../free-port.ts'
 import { catalog, ORDER } from './catalog.ts'
 import { driver } from './drive.ts'
-import { freePort, type Measure } from './ground.ts'
+import { type Measure } from './ground.ts'
 import { inTurns } from './report.ts'
 
 /** GET /orders/{id} against a bare Fastify route that answers the same body. */

@@ -1,7 +1,8 @@
 import { request } from 'undici'
+import { freePort } from '../free-port.ts'
 import { catalog, ORDER } from './catalog.ts'
 import { ask } from './drive.ts'
-import { freePort, type Measure } from './ground.ts'
+import { type Measure } from './ground.ts'
 import { percentile } from './report.ts'
 import type { Seen, UpstreamInput } from './upstream.ts'
 

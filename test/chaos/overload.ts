@@ -3,13 +3,14 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createConnection, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { freePort } from '../free-port.ts'
 import { isMet, type Row, table } from '../bench/report.ts'
 import { catalog } from './catalog.ts'
 import { createCustomer, type Market } from './customers.ts'
 import type { Flood, Flooded } from './flood.ts'
 import { createHistory } from './history.ts'
 import { type Postgres, startPostgres } from './postgres.ts'
-import { freePort, supervise } from './processes.ts'
+import { supervise } from './processes.ts'
 
 /*
  * npm run chaos -- --overload [--seconds 60]
